@@ -1,0 +1,252 @@
+"""Which backends are there? From a name to a backend, without importing a framework to list them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from bpbench.errors import BpbenchError, MissingBackend, UsageError, unknown
+
+if TYPE_CHECKING:
+    from bpbench.backend import Backend
+
+ENTRY_POINTS = "bpbench.backends"
+"""The entry-point group under which other packages offer a backend: name = "module:Class"."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a backend before its framework is imported.
+
+    Attributes:
+        targets: mode -> "module:Class" that has it; the first mode is the default.
+        package: the module that must be importable.
+        distributions: under which names the package index knows it, the likeliest first.
+        extra: bpbench's extra that installs it; None where it always is.
+    """
+
+    targets: Mapping[str, str]
+    package: str
+    distributions: tuple[str, ...]
+    extra: str | None = None
+    devices: tuple[str, ...] = ("cpu",)
+
+
+def _modes(target: str, *modes: str) -> dict[str, str]:
+    return dict.fromkeys(modes, target)
+
+
+BUILT_IN: Mapping[str, Entry] = {
+    "numpy": Entry(
+        _modes("backends.numpy_reference:NumPyBackend", "reference"), "numpy", ("numpy",)
+    ),
+    "torch": Entry(
+        _modes("backends.torch_backend:TorchBackend", "eager", "compiled"),
+        "torch", ("torch",), "torch", ("cpu", "cuda"),
+    ),
+    "jax": Entry(
+        _modes("backends.jax_backend:JaxBackend", "scan", "eager"),
+        "jax", ("jax",), "jax", ("cpu", "cuda"),
+    ),
+    "tensorflow": Entry(
+        _modes("backends.tensorflow_backend:TensorFlowBackend", "function", "eager"),
+        "tensorflow", ("tensorflow-cpu", "tensorflow"), "tensorflow", ("cpu", "cuda"),
+    ),
+    "keras": Entry(
+        _modes("backends.keras_backend:KerasBackend", "jax", "tensorflow", "torch"),
+        "keras", ("keras",), "keras", ("cpu", "cuda"),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BackendInfo:
+    """One backend as ``list_backends`` tells of it; ``reason`` says how to get a missing one."""
+
+    name: str
+    modes: tuple[str, ...]
+    devices: tuple[str, ...]
+    version: str | None
+    available: bool
+    reason: str | None
+
+
+def list_backends() -> list[BackendInfo]:
+    """What is installed, in which modes and on which devices; imports no framework.
+
+    Backends of other packages (entry points of the group ``bpbench.backends``) come after the
+    five that bpbench brings; listing one imports its module.
+    """
+    listed = []
+    for name, entry in BUILT_IN.items():
+        reason = _missing(name, entry)
+        listed.append(
+            BackendInfo(
+                name, tuple(entry.targets), entry.devices,
+                None if reason else _version(entry), reason is None, reason,
+            )
+        )  # fmt: skip
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS)):
+        version = point.dist.version if point.dist else None
+        try:
+            kind = backend_class(point.name)
+        except BpbenchError as error:
+            listed.append(BackendInfo(point.name, (), (), version, False, str(error)))
+        else:
+            listed.append(BackendInfo(point.name, kind.modes, kind.devices, version, True, None))
+    return listed
+
+
+def get_backend(
+    name: str, mode: str | None = None, device: str = "cpu", dtype: str = "float32"
+) -> Backend:
+    """A backend by name, by "name:mode", or by "path.py:Class" (and ":mode").
+
+    Raises:
+        UsageError: a name, mode, device or dtype that does not exist.
+        MissingBackend: its package is not installed; the message says how to get it.
+        Unsupported: a combination that the backend cannot do, with the reason.
+    """
+    name, named_mode = split_mode(name)
+    mode = mode or named_mode
+    return backend_class(name, mode)(mode=mode, device=device, dtype=dtype)
+
+
+def split_mode(name: str) -> tuple[str, str | None]:
+    """("jax", "eager") of "jax:eager", ("my.py:Mine", None) of "my.py:Mine"."""
+    if ".py:" in name:
+        path, _, rest = name.rpartition(".py:")
+        kind, _, mode = rest.partition(":")
+        return f"{path}.py:{kind}", mode or None
+    bare, _, mode = name.partition(":")
+    return bare, mode or None
+
+
+def modes_of(name: str) -> tuple[str, ...]:
+    """The modes of a backend, its default first; imports nothing for the five built-in ones."""
+    return tuple(BUILT_IN[name].targets) if name in BUILT_IN else backend_class(name).modes
+
+
+def backend_class(name: str, mode: str | None = None) -> type[Backend]:
+    """The class behind a backend's name (and mode, where several classes share a name)."""
+    if ".py:" in name:
+        return _from_file(name)
+    if name in BUILT_IN:
+        return _built_in(name, BUILT_IN[name], mode)
+    points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    if name not in points.names:
+        raise unknown("backend", name, {*BUILT_IN, *points.names})
+    (point,) = points.select(name=name)
+    try:
+        return _checked(point.load(), f"entry point {point.value!r}")
+    except (ImportError, AttributeError) as error:
+        raise MissingBackend(f"backend {name!r} ({point.value}) cannot be loaded: {error}") from error
+
+
+def _built_in(name: str, entry: Entry, mode: str | None) -> type[Backend]:
+    if mode is not None and mode not in entry.targets:
+        raise unknown(f"backend {name!r}: mode", mode, entry.targets)
+    reason = _missing(name, entry)
+    if reason:
+        raise MissingBackend(reason)
+    _check_own_backends()
+    module, _, kind = entry.targets[mode or next(iter(entry.targets))].partition(":")
+    try:
+        return getattr(importlib.import_module(module), kind)  # type: ignore[no-any-return]
+    except ImportError as error:
+        raise MissingBackend(
+            f"{name} needs the package {error.name or entry.package!r}, which cannot be imported "
+            f"({error}); install it with: {_remedy(entry)}"
+        ) from error
+
+
+def _missing(name: str, entry: Entry) -> str | None:
+    if importlib.util.find_spec(entry.package) is not None:
+        return None
+    return f"{name} needs the package {entry.package!r}; install it with: {_remedy(entry)}"
+
+
+def _remedy(entry: Entry) -> str:
+    return f"pip install 'bpbench[{entry.extra}]'" if entry.extra else f"pip install {entry.package}"
+
+
+def _version(entry: Entry) -> str | None:
+    for distribution in entry.distributions:
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _check_own_backends() -> None:
+    """Raise where another package called ``backends`` hides the one beside this ``bpbench``."""
+    own = Path(__file__).resolve().parent.parent / "backends"
+    spec = importlib.util.find_spec("backends")
+    found = Path(spec.origin).resolve().parent if spec and spec.origin else None
+    if found != own:
+        raise BpbenchError(
+            f"the package 'backends' was found at {found}, but bpbench's own is at {own}; "
+            "remove or rename the other one, or take its folder from sys.path"
+        )
+
+
+def _from_file(name: str) -> type[Backend]:
+    path_text, _, kind = name.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise UsageError(f"backend {name!r}: there is no file {path_text}")
+    module = load_file(path)
+    if not hasattr(module, kind):
+        raise UsageError(f"backend {name!r}: {path_text} defines no class {kind!r}")
+    return _checked(getattr(module, kind), name)
+
+
+def load_file(path: Path) -> ModuleType:
+    """Import a Python file by its path; its folder's own modules can be imported by it.
+
+    Raises:
+        UsageError: the file cannot be run; the message holds the error and its line.
+    """
+    resolved = path.resolve()
+    spec = importlib.util.spec_from_file_location(f"_bpbench_file_{resolved.stem}", resolved)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is no Python file; expected a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(resolved.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BpbenchError:
+        raise
+    except Exception as error:  # whatever somebody's file raises is a message about that file
+        raise UsageError(f"{path} cannot be loaded: {_where(error, resolved)}") from error
+    finally:
+        sys.path.remove(str(resolved.parent))
+    return module
+
+
+def _where(error: Exception, path: Path) -> str:
+    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    at = f" (line {line})" if line else ""
+    return f"{type(error).__name__}: {error}{at}"
+
+
+def _checked(kind: Any, name: str) -> type[Backend]:
+    from bpbench.backend import Backend
+
+    if not (isinstance(kind, type) and issubclass(kind, Backend)):
+        raise UsageError(f"{name} is no subclass of bpbench.Backend")
+    return kind
