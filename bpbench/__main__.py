@@ -1,0 +1,5 @@
+"""``python -m bpbench`` is ``bpbench``."""
+
+from bpbench.cli import main
+
+main()

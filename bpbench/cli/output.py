@@ -1,0 +1,35 @@
+"""Where does a command write? Results to stdout, all else to stderr; a closed pipe ends neither."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+from bpbench.report.documents import as_json
+
+
+def show(text: str) -> None:
+    """Write a result to stdout."""
+    _write(sys.stdout, text)
+
+
+def note(text: str) -> None:
+    """Write a log line to stderr."""
+    _write(sys.stderr, text)
+
+
+def document(value: Any) -> None:
+    """Write one JSON document to stdout."""
+    show(as_json(value))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write lines. Whoever read the pipe may have gone (``| head``): that is no error of ours."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
