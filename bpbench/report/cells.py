@@ -1,0 +1,134 @@
+"""What did each cell come to? Result rows as one flat pandas table, a cell a line, raw numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from bpbench.registry import BUILT_IN
+
+Row = Mapping[str, Any]
+
+WHERE = ("backend", "mode", "device", "dtype", "threads")
+"""What tells the cells of one experiment apart, but for the question and the seed."""
+POINT = "point."
+"""Starts the columns of what an experiment varies: "point.learning_rate"."""
+
+
+def flat(rows: Iterable[Row]) -> pd.DataFrame:
+    """One line per cell, sorted: what it was, how it ended, and every single number measured.
+
+    Columns are absent where no cell has them; times are in seconds, memory in bytes, shares from
+    0 to 1, errors relative to each tensor's largest entry.
+    """
+    lines = [_line(row) for row in sorted(rows, key=_place)]
+    return pd.DataFrame(lines, columns=list(dict.fromkeys(key for line in lines for key in line)))
+
+
+def points(frame: pd.DataFrame) -> list[str]:
+    """The columns of what the experiments vary."""
+    return [column for column in frame.columns if str(column).startswith(POINT)]
+
+
+def _line(row: Row) -> dict[str, Any]:
+    cell = row["cell"]
+    measured = row.get("measured") or {}
+    reading = {"verify": _verify, "speed": _speed, "train": _train}[cell["question"]]
+    return {
+        "experiment": cell["experiment"],
+        **{POINT + name: value for name, value in (cell.get("point") or {}).items()},
+        **{name: cell[name] for name in WHERE},
+        "seed": cell["seed"],
+        "question": cell["question"],
+        "status": row["status"],
+        **(reading(measured) if measured else {}),
+        "say": row.get("say") or "",
+        "id": cell["id"],
+    }
+
+
+def _verify(measured: Row) -> dict[str, Any]:
+    report, training = measured.get("report") or {}, measured.get("training") or {}
+    tensors = report.get("tensors") or [{}]
+    worst = max(tensors, key=lambda tensor: _or(tensor.get("sigmas"), -1.0))
+    detectable = [t["detectable"] for t in tensors if t.get("detectable") is not None]
+    return {
+        "verdict": report.get("verdict"),
+        "worst_error": measured.get("max_scaled_error"),
+        "worst_sigmas": measured.get("worst_sigmas"),
+        "worst_tensor": tensor_name(worst) if worst else None,
+        "detectable": max(detectable, default=None),
+        "training_verdict": training.get("verdict"),
+    }
+
+
+def tensor_name(tensor: Row) -> str:
+    """ "W[1]" of a tensor's name and layer, "loss" of one that belongs to no layer."""
+    layer = tensor.get("layer")
+    return str(tensor.get("name")) + ("" if layer is None else f"[{layer}]")
+
+
+def _speed(measured: Row) -> dict[str, Any]:
+    low, high = measured.get("interval") or (None, None)
+    plain = ("import_s", "upload_s", "first_call_s", "second_call_s", "median_s", "min_s")
+    rest = ("samples_per_s", "peak_memory_bytes", "threads_observed", "rounds", "steps_per_sample")
+    return {
+        **{name: measured.get(name) for name in plain},
+        "interval_low_s": low,
+        "interval_high_s": high,
+        "cpu_per_wall": _middle(measured.get("cpu_per_wall") or ()),
+        **{name: measured.get(name) for name in rest},
+    }
+
+
+def _train(measured: Row) -> dict[str, Any]:
+    parts = measured.get("parts_from_numpy") or {}
+    return {
+        **{name: measured.get(name) for name in ("steps", "first_loss", "final_loss")},
+        **{f"accuracy_{part}": v for part, v in (measured.get("accuracy") or {}).items()},
+        "train_s": measured.get("seconds"),
+        "parameters_digest": measured.get("parameters_digest"),
+        "parts_step": parts.get("step"),
+        "from_numpy": parts.get("largest"),
+    }
+
+
+def _middle(values: Sequence[float]) -> float | None:
+    return float(pd.Series(list(values)).median()) if len(values) else None
+
+
+def _or(value: float | None, default: float) -> float:
+    """``value``, or ``default`` where there is none; nan is the worst of all."""
+    if value is None:
+        return default
+    return value if value == value else float("inf")
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    """Where a row stands: by experiment, point and dtype, then in the order of the registry."""
+    cell = row["cell"]
+    names = list(BUILT_IN)
+    modes = list(BUILT_IN[cell["backend"]].targets) if cell["backend"] in BUILT_IN else []
+    return (
+        cell["experiment"],
+        [_number_or_text(value) for value in (cell.get("point") or {}).values()],
+        cell["dtype"],
+        cell["device"],
+        cell["threads"],
+        names.index(cell["backend"]) if cell["backend"] in names else len(names),
+        cell["backend"],
+        modes.index(cell["mode"]) if cell["mode"] in modes else len(modes),
+        str(cell["mode"]),
+        cell["seed"],
+        cell["question"],
+    )
+
+
+def _number_or_text(value: Any) -> tuple[int, float, str]:
+    """A key that puts 0.1 before 0.01 before none of the names: numbers first, by size."""
+    try:
+        return (0, float(value), "")
+    except (TypeError, ValueError):
+        return (1, 0.0, str(value))

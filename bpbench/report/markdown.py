@@ -1,0 +1,74 @@
+"""How is a run told in a page? What ran, its tables, what is not right, where, how to rerun it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bpbench.report.cells import Row
+from bpbench.report.tables import findings, problems, tables
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The report of ``rows`` as one Markdown page."""
+    names = list(dict.fromkeys(row["cell"]["experiment"] for row in rows))
+    parts = [f"# bpbench: {', '.join(names)}", *_what_ran(rows)]
+    for table in tables(rows):
+        parts += [f"## {table.title}", table.text("github"), *table.notes]
+    for title, sentences in (
+        ("Not right", findings(rows)),
+        ("Cells that did not end well", problems(rows)),
+    ):
+        if sentences:
+            parts += [f"## {title}", _bullets(sentences)]
+    parts += ["## Machine and versions", *_where_it_ran(rows)]
+    commands = list(dict.fromkeys(row["command"] for row in rows if row.get("command")))
+    if commands:
+        parts += ["## To run it again", "```\n" + "\n".join(commands) + "\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _what_ran(rows: Sequence[Row]) -> list[str]:
+    """One paragraph for each network, data set and training that ran."""
+    said: dict[str, dict[str, None]] = {}
+    for row in rows:
+        cell = row["cell"]
+        said.setdefault(_training(cell), {})[str(cell["seed"])] = None
+    ended = sum(row["status"] == "ok" for row in rows)
+    times = sorted(row["started"] for row in rows if row.get("started"))
+    when = f", {times[0]} to {times[-1]}" if times else ""
+    return [
+        _bullets(f"{text}; seeds {', '.join(seeds)}" for text, seeds in said.items()),
+        f"{ended} of {len(rows)} cells are ok{when}.",
+    ]
+
+
+def _training(cell: Mapping[str, Any]) -> str:
+    point = "".join(f", {name} {value}" for name, value in (cell.get("point") or {}).items())
+    optimizer = dict(cell["optimizer"])
+    name = optimizer.pop("name")
+    fields = ", ".join(f"{key}={value}" for key, value in optimizer.items() if value)
+    return (
+        f"**{cell['experiment']}**{point}: {cell['network_text']}; data {cell['data']} "
+        f"(digest {cell['data_digest']}); {name}({fields}); {cell['epochs']} epochs in batches of "
+        f"{cell['batch_size']}"
+    )
+
+
+def _where_it_ran(rows: Sequence[Row]) -> list[str]:
+    """Every machine and every set of versions that the rows name, once."""
+    machines = dict.fromkeys(_pairs(row["machine"]) for row in rows if row.get("machine"))
+    versions: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for name, version in (row.get("versions") or {}).items():
+            versions.setdefault(name, {})[str(version)] = None
+    together = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
+    return [*filter(None, ("\n".join(f"- {machine}" for machine in machines), together))]
+
+
+def _pairs(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+
+
+def _bullets(sentences: Iterable[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -1,0 +1,318 @@
+"""What came out? Three tables: do the gradients agree, how fast is a step, what was learnt.
+
+Each keeps its raw numbers in a pandas frame, for programs, and knows how to show them to people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+from tabulate import tabulate
+
+from bpbench.report import numbers
+from bpbench.report.cells import POINT, WHERE, Row, flat, points
+from bpbench.report.numbers import NOTHING
+
+Line = dict[str, Any]
+
+
+class Column(NamedTuple):
+    """A heading, and what is shown under it for one line of the frame."""
+
+    heading: str
+    show: Callable[[Line], str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: its key among the tables of a JSON document.
+        title: its heading.
+        frame: the raw numbers; None where a cell has none.
+        columns: what is shown of them.
+        notes: sentences below the table.
+    """
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    columns: tuple[Column, ...]
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[Line]:
+        """The frame as plain data, a dictionary a line, None for what is not there."""
+        return _lines(self.frame)
+
+    def text(self, style: str = "simple") -> str:
+        """The table as text, in one of tabulate's styles: "simple", "github", ..."""
+        cells = [[column.show(line) for column in self.columns] for line in self.lines()]
+        headings = [column.heading for column in self.columns]
+        if style == "github":
+            cells = [[cell.replace("|", "\\|") for cell in line] for line in cells]
+        return tabulate(cells, headings, tablefmt=style, disable_numparse=True)
+
+
+def tables(rows: Iterable[Row]) -> list[Table]:
+    """The tables that ``rows`` have something for, of: gradient agreement, speed, convergence."""
+    cells = flat(rows)
+    makers = (gradient_agreement, speed, convergence)
+    return [table for maker in makers if len((table := maker(cells)).frame)]
+
+
+def gradient_agreement(cells: pd.DataFrame) -> Table:
+    """Is each backend's backpropagation right, and how far is it from the truth?"""
+    frame = _of(cells, "verify")
+    return Table(
+        "gradient_agreement",
+        "Gradient agreement",
+        frame,
+        (
+            *_identity(frame),
+            Column("gradients", lambda line: line.get("verdict") or line["status"]),
+            Column("worst error", lambda line: numbers.error(line.get("worst_error"))),
+            Column("in sigmas", lambda line: numbers.error(line.get("worst_sigmas"))),
+            Column("of", lambda line: line.get("worst_tensor") or NOTHING),
+            Column("would see", lambda line: numbers.error(line.get("detectable"))),
+            Column("training", lambda line: line.get("training_verdict") or NOTHING),
+        ),
+        (
+            "worst error: the largest error of any loss, z, a, delta, dW, db or input gradient, "
+            "relative to the largest entry of its tensor. In sigmas: in standard deviations of the "
+            "rounding that this network allows in this dtype; above 8 is wrong. Would see: the "
+            "relative error of a whole tensor that could not have gone unseen in any of them. "
+            "Training: a few steps of the function that is timed, held against the truth.",
+        ),
+    )
+
+
+def speed(cells: pd.DataFrame) -> Table:
+    """How fast is a training step, and what does it cost to get there?"""
+    frame = _relative_to_fastest(_of(cells, "speed"))
+    return Table(
+        "speed",
+        "Speed",
+        frame,
+        (
+            *_identity(frame),
+            *_status(frame),
+            Column("import", lambda line: numbers.seconds(line.get("import_s"))),
+            Column("first call", lambda line: numbers.seconds(line.get("first_call_s"))),
+            Column("step, median", _median_with_interval),
+            Column("minimum", lambda line: numbers.seconds(line.get("min_s"))),
+            Column("samples", lambda line: numbers.rate(line.get("samples_per_s"))),
+            Column("CPU/wall", lambda line: numbers.digits(line.get("cpu_per_wall"))),
+            Column("memory", lambda line: numbers.memory(line.get("peak_memory_bytes"))),
+            Column("vs fastest", _factor),
+        ),
+        (
+            "First call: tracing and compiling included. Step: a training step once all is "
+            "compiled, with the interval of its median. CPU/wall: cores that were busy. Vs "
+            "fastest: times the fastest median of the same work; ≈ where the intervals overlap, so "
+            "that no difference was seen.",
+        ),
+    )
+
+
+def convergence(cells: pd.DataFrame) -> Table:
+    """Do the backends learn the same, and how well? One line for all seeds of a backend."""
+    train = _of(cells, "train")
+    keys = _keys(train)
+    groups = [group for _, group in train.groupby(keys, sort=False, dropna=False)]
+    frame = pd.DataFrame([{**group.iloc[0][keys], **_over_seeds(group)} for group in groups])
+    accuracies = [name for name in train.columns if str(name).startswith("accuracy_")]
+    return Table(
+        "convergence",
+        "Convergence",
+        frame,
+        (
+            *_identity(frame),
+            *_status(frame),
+            *_varying(frame, "seeds", "seeds"),
+            Column("first loss", lambda line: _spread(line, "first_loss", numbers.digits)),
+            Column("final loss", lambda line: _spread(line, "final_loss", numbers.digits)),
+            *(
+                Column(name.removeprefix("accuracy_") + " accuracy", _accuracy(name))
+                for name in accuracies
+            ),
+            Column("training time", lambda line: numbers.seconds(line.get("train_s"))),
+            Column("parameters", _agreement),
+        ),
+        (
+            "Over several seeds: the median, with the least and the greatest. Parameters: the "
+            "largest difference of any final parameter from numpy's, from the same start and the "
+            "same batches; identical where every bit agrees. Where a training is long and does not "
+            "contract, correct backends part company by rounding alone.",
+        ),
+    )
+
+
+# ── Lines of a table ───────────────────────────────────────────────────────────────────────────
+
+
+def _of(cells: pd.DataFrame, question: str) -> pd.DataFrame:
+    if not len(cells):
+        return cells
+    chosen = cells[cells["question"] == question]
+    identity = {*_keys(chosen), "seed", "status", "say", "id"}
+    kept = [name for name in chosen.columns if name in identity or chosen[name].notna().any()]
+    return chosen[kept].reset_index(drop=True)
+
+
+def _keys(frame: pd.DataFrame) -> list[str]:
+    return [name for name in ("experiment", *points(frame), *WHERE) if name in frame.columns]
+
+
+def _relative_to_fastest(frame: pd.DataFrame) -> pd.DataFrame:
+    """With ``factor``, times the fastest of the same work, and ``overlaps`` its interval."""
+    if "median_s" not in frame.columns:
+        return frame
+    same_work = [key for key in _keys(frame) if key not in ("backend", "mode")] + ["seed"]
+    groups = frame.groupby(same_work, sort=False, dropna=False)["median_s"]
+    fastest = groups.transform("min")
+    at = frame["median_s"] == fastest
+    highs = (
+        frame["interval_high_s"].where(at).groupby([frame[key] for key in same_work], dropna=False)
+    )
+    overlaps = frame["interval_low_s"] <= highs.transform("max")
+    return frame.assign(factor=frame["median_s"] / fastest, overlaps=overlaps & ~at)
+
+
+def _over_seeds(group: pd.DataFrame) -> Line:
+    """One line of the convergence table from the cells of several seeds."""
+    found: Line = {"seeds": len(group), "status": _statuses(group["status"])}
+    for name in group.columns:
+        if name in ("first_loss", "final_loss") or str(name).startswith("accuracy_"):
+            found |= {
+                name: group[name].median(),
+                f"{name}_least": group[name].min(),
+                f"{name}_greatest": group[name].max(),
+            }
+    typical = {"train_s": "median", "from_numpy": "max", "parts_step": "min"}
+    return found | {
+        name: group[name].agg(how) for name, how in typical.items() if name in group.columns
+    }
+
+
+def _statuses(statuses: pd.Series[str]) -> str:
+    counts = statuses.value_counts()
+    if len(counts) == 1:
+        return str(counts.index[0])
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
+
+
+def _lines(frame: pd.DataFrame) -> list[Line]:
+    plain = frame.astype(object).where(frame.notna(), None)
+    return [{str(key): value for key, value in line.items()} for line in plain.to_dict("records")]
+
+
+# ── Columns ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _identity(frame: pd.DataFrame) -> list[Column]:
+    """Backend, mode and dtype always; the rest where the table has more than one of them."""
+    columns = []
+    for name in _keys(frame):
+        if name in ("backend", "mode", "dtype"):
+            columns.append(_plain(name, name))
+        else:
+            columns += _varying(frame, name, name.removeprefix(POINT).replace("_", " "))
+    return columns + _varying(frame, "seed", "seed")
+
+
+def _varying(frame: pd.DataFrame, name: str, heading: str) -> list[Column]:
+    if name not in frame.columns or frame[name].nunique(dropna=False) < 2:
+        return []
+    return [_plain(name, heading)]
+
+
+def _plain(name: str, heading: str) -> Column:
+    return Column(heading, lambda line: NOTHING if line[name] is None else str(line[name]))
+
+
+def _status(frame: pd.DataFrame) -> list[Column]:
+    """The status, where there is any that is not ok."""
+    return [_plain("status", "status")] if len(frame) and (frame["status"] != "ok").any() else []
+
+
+def _median_with_interval(line: Line) -> str:
+    median = line.get("median_s")
+    bounds = [line.get("interval_low_s"), line.get("interval_high_s")]
+    if median is None or None in bounds:
+        return numbers.seconds(median)
+    low, high = (numbers.seconds(bound, like=median) for bound in bounds)
+    return numbers.spread(low, numbers.seconds(median), high)
+
+
+def _factor(line: Line) -> str:
+    factor = line.get("factor")
+    if factor is None:
+        return NOTHING
+    return ("≈ " if line["overlaps"] else "") + f"{numbers.digits(factor)}×"
+
+
+def _spread(line: Line, name: str, show: Callable[[float | None], str]) -> str:
+    if line.get(name) is None:
+        return NOTHING
+    values = (line[f"{name}_least"], line[name], line[f"{name}_greatest"])
+    return numbers.spread(*map(show, values))
+
+
+def _accuracy(name: str) -> Callable[[Line], str]:
+    return lambda line: _spread(line, name, numbers.share)
+
+
+def _agreement(line: Line) -> str:
+    largest = line.get("from_numpy")
+    if line["backend"] == "numpy" and not largest:
+        return "numpy's own"
+    if largest is None:
+        return NOTHING
+    if largest == 0:
+        return "identical"
+    step = line.get("parts_step")
+    return numbers.error(largest) + ("" if step is None else f" (part at step {step:,.0f})")
+
+
+# ── What is not right ──────────────────────────────────────────────────────────────────────────
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """A sentence for everything in the judges' reports that is not right, with whose it is."""
+    sentences: dict[str, None] = {}
+    for row in rows:
+        measured = row.get("measured") or {}
+        for part in ("report", "training"):
+            report = measured.get(part) or {}
+            if row["cell"]["question"] != "verify" or report.get("verdict") in (None, "right"):
+                continue
+            said = [finding["say"] for finding in report.get("findings") or ()]
+            what = "gradients" if part == "report" else "training"
+            for say in said or [row.get("say") or "no finding explains it"]:
+                sentences[f"{subject(row)}, {what}: {report['verdict']}: {say}"] = None
+    return list(sentences)
+
+
+def problems(rows: Sequence[Row]) -> list[str]:
+    """A sentence for every way in which cells did not end well, with the questions it cost."""
+    cost: dict[tuple[str, str, str], dict[str, None]] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            key = (subject(row), row["status"], row.get("say") or "")
+            cost.setdefault(key, {})[row["cell"]["question"]] = None
+    return [
+        f"{who} ({', '.join(questions)}): {status}" + (f": {say}" if say else "")
+        for (who, status, say), questions in cost.items()
+    ]
+
+
+def subject(row: Row) -> str:
+    """Whose row it is: "xor, jax:scan, float32"."""
+    cell = row["cell"]
+    mode = f":{cell['mode']}" if cell["mode"] else ""
+    point = "".join(f", {name} {value}" for name, value in (cell.get("point") or {}).items())
+    return f"{cell['experiment']}{point}, {cell['backend']}{mode}, {cell['dtype']}"
