@@ -56,7 +56,8 @@ class Optimizer:
 
     def __str__(self) -> str:
         fields = {k: v for k, v in asdict(self).items() if v != type(self).__dict__.get(k, 0.0)}
-        return f"{type(self).__name__}({', '.join(f'{k}={v:g}' for k, v in fields.items())})"
+        text = (f"{k}={v}" if isinstance(v, bool) else f"{k}={v:g}" for k, v in fields.items())
+        return f"{type(self).__name__}({', '.join(text)})"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,243 @@
+"""Backpropagation by ``jax.grad``: jax.nn's activations, optax's losses and optimizers.
+
+Modes:
+    scan: one jitted ``lax.scan`` over all the steps of a call, the parameters donated.
+    eager: no jit of ours; each operation is dispatched by itself.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from bpbench.backend import Backend, Backpropagation, Gradients, Model
+from bpbench.errors import Unsupported
+from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+
+Weights = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
+"""W, (n_l, n_{l-1}) each, and b, (n_l,) each or ()."""
+
+ACTIVATIONS: dict[str, Any] = {
+    "identity": lambda z: z,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    # jax.nn.leaky_relu has derivative 1 at 0, where the others have the slope
+    "leaky_relu": lambda z: jnp.where(z > 0, z, LEAKY_RELU_SLOPE * z),
+    "elu": jax.nn.elu,
+    "softplus": jax.nn.softplus,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "softmax": jax.nn.softmax,
+}
+
+
+def forward(
+    network: MLP, weights: Weights, x: jax.Array, taps: tuple[jax.Array, ...] | None = None
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
+    W, b = weights
+    z, a = [], []
+    below = x
+    for layer, name in enumerate(network.activations):
+        linear = below @ W[layer].T
+        linear = linear + b[layer] if b else linear
+        z.append(linear if taps is None else linear + taps[layer])
+        below = ACTIVATIONS[name](z[layer])
+        a.append(below)
+    return z, a
+
+
+def mean_loss(
+    network: MLP, weights: Weights, z: jax.Array, a: jax.Array, y: jax.Array, l2: float
+) -> jax.Array:
+    """The mean over the rows of the loss of the last layer's z and a, plus the l2 term."""
+    if network.loss == "half_squared_error":
+        per_row = optax.losses.l2_loss(a, y).sum(axis=1)
+    elif network.loss == "binary_cross_entropy":
+        per_row = optax.losses.sigmoid_binary_cross_entropy(z, y).sum(axis=1)
+    else:
+        per_row = optax.losses.softmax_cross_entropy(z, y)
+    loss = per_row.mean()
+    return loss + 0.5 * l2 * sum((W**2).sum() for W in weights[0]) if l2 else loss
+
+
+def optax_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
+    """Optax's optimizer that computes the formula of the description."""
+    match optimizer:
+        case SGD():
+            # None, not 0, leaves out a velocity that would only be copied
+            return optax.sgd(
+                optimizer.learning_rate, optimizer.momentum or None, optimizer.nesterov
+            )
+        case RMSProp():
+            return optax.rmsprop(
+                optimizer.learning_rate, optimizer.decay, optimizer.epsilon, eps_in_sqrt=False
+            )
+        case Adam():
+            return optax.adam(
+                optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon
+            )
+    raise Unsupported(f"jax has no formula for {optimizer}")
+
+
+class JaxModel(Model):
+    """The parameters and optax's state as pytrees of device arrays, replaced by every step."""
+
+    backend: JaxBackend
+
+    def __init__(self, backend: JaxBackend, network: MLP, parameters: Parameters) -> None:
+        compiled = backend.mode == "scan"
+        self._forward = partial(_output, network)
+        self._differentiate = partial(_differentiate, network)
+        if compiled:
+            self._forward = jax.jit(self._forward)
+            self._differentiate = jax.jit(self._differentiate, static_argnums=3)
+        self._trainers: dict[Optimizer, Any] = {}
+        super().__init__(backend, network, parameters)
+
+    def upload(self, array: Array) -> jax.Array:
+        if array.dtype.kind == "i" and not jax.config.jax_enable_x64:
+            array = array.astype(np.int32)
+        # a copy: jax may otherwise go on using NumPy's own memory
+        return jax.device_put(jnp.array(array, copy=True), self.backend.place)
+
+    def download(self, array: jax.Array) -> Array:
+        return np.array(array)
+
+    def synchronize(self) -> None:
+        jax.block_until_ready((self.weights, self.state))
+
+    def write_parameters(self, parameters: Parameters) -> None:
+        self.weights: Weights = (
+            tuple(map(self.upload, parameters.W)),
+            tuple(map(self.upload, parameters.b)),
+        )
+        self.state: Any = ()
+
+    def read_parameters(self) -> Weights:
+        return self.weights
+
+    def forward(self, x: jax.Array) -> jax.Array:
+        return self._forward(self.weights, x)
+
+    def differentiate(
+        self, x: jax.Array, y: jax.Array | None, cotangent: jax.Array | None, l2: float
+    ) -> Backpropagation[jax.Array]:
+        target = cotangent if y is None else y
+        loss, z, a, delta, (W, b), by_x = self._differentiate(
+            self.weights, x, target, y is not None, l2
+        )
+        return Backpropagation(
+            None if y is None else loss, tuple(z), tuple(a), delta, Gradients(W, b), by_x
+        )
+
+    def start(self, optimizer: Optimizer) -> None:
+        self.state = jax.device_put(
+            optax_optimizer(optimizer).init(self.weights), self.backend.place
+        )
+
+    def steps(
+        self, x: jax.Array, y: jax.Array, order: jax.Array, optimizer: Optimizer
+    ) -> jax.Array:
+        if optimizer not in self._trainers:
+            step = partial(_step, self.network, optimizer, optax_optimizer(optimizer))
+            self._trainers[optimizer] = (
+                jax.jit(partial(_scan, step), donate_argnums=0)
+                if self.backend.mode == "scan"
+                else partial(_loop, step)
+            )
+        (self.weights, self.state), losses = self._trainers[optimizer](
+            (self.weights, self.state), x, y, order
+        )
+        return losses
+
+
+def _output(network: MLP, weights: Weights, x: jax.Array) -> jax.Array:
+    return forward(network, weights, x)[1][-1]
+
+
+def _differentiate(
+    network: MLP, weights: Weights, x: jax.Array, target: jax.Array, of_loss: bool, l2: Any
+) -> tuple[Any, ...]:
+    """Loss, z, a, and the derivatives by taps, weights and x."""
+
+    def objective(
+        weights: Weights, taps: tuple[jax.Array, ...], x: jax.Array
+    ) -> tuple[jax.Array, Any]:
+        z, a = forward(network, weights, x, taps)
+        if of_loss:
+            loss = mean_loss(network, weights, z[-1], a[-1], target, 0.0)
+        else:
+            loss = (target * a[-1]).sum()
+        # l2 is traced here, so that another value compiles nothing anew
+        loss = loss + 0.5 * l2 * sum((W**2).sum() for W in weights[0])
+        return loss, (z, a)
+
+    taps = tuple(jnp.zeros((len(x), n), x.dtype) for n in network.sizes[1:])
+    (loss, (z, a)), (by_weights, by_taps, by_x) = jax.value_and_grad(
+        objective, argnums=(0, 1, 2), has_aux=True
+    )(weights, taps, x)
+    return loss, z, a, by_taps, by_weights, by_x
+
+
+def _step(
+    network: MLP,
+    optimizer: Optimizer,
+    transformation: optax.GradientTransformation,
+    x: jax.Array,
+    y: jax.Array,
+    trained: tuple[Weights, Any],
+    rows: jax.Array,
+) -> tuple[tuple[Weights, Any], jax.Array]:
+    """One step on some rows: ((weights, state), the loss before it)."""
+    weights, state = trained
+
+    def objective(weights: Weights) -> jax.Array:
+        z, a = forward(network, weights, x[rows])
+        return mean_loss(network, weights, z[-1], a[-1], y[rows], optimizer.l2)
+
+    loss, gradients = jax.value_and_grad(objective)(weights)
+    updates, state = transformation.update(gradients, state, weights)
+    return (optax.apply_updates(weights, updates), state), loss
+
+
+def _scan(step: Any, trained: Any, x: jax.Array, y: jax.Array, order: jax.Array) -> Any:
+    return lax.scan(partial(step, x, y), trained, order)
+
+
+def _loop(step: Any, trained: Any, x: jax.Array, y: jax.Array, order: jax.Array) -> Any:
+    losses = []
+    for rows in order:
+        trained, loss = step(x, y, trained, rows)
+        losses.append(loss)
+    return trained, jnp.stack(losses)
+
+
+class JaxBackend(Backend):
+    """JAX; float64 switches on x64 for the whole process."""
+
+    name = "jax"
+    modes = ("scan", "eager")
+    devices = ("cpu", "cuda")
+
+    def __init__(
+        self, mode: str | None = None, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        super().__init__(mode, device, dtype)
+        if dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+        try:
+            self.place = jax.devices(device)[0]
+        except RuntimeError as error:
+            raise Unsupported(f"jax sees no {device} device: {error}") from error
+
+    def model(self, network: MLP, parameters: Parameters) -> JaxModel:
+        return JaxModel(self, network, parameters)

@@ -1,0 +1,314 @@
+"""Backpropagation by PyTorch's autograd: torch.nn.functional's layers and losses, torch.optim.
+
+Modes:
+    eager: ``backward`` and ``optimizer.step`` as users write them.
+    compiled: loss, gradient and update in one ``torch.compile``d function per step.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bpbench.backend import Backend, Backpropagation, Gradients, Model
+from bpbench.errors import Unsupported
+from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+
+ACTIVATIONS: dict[str, Any] = {
+    "identity": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "leaky_relu": partial(F.leaky_relu, negative_slope=LEAKY_RELU_SLOPE),
+    "elu": F.elu,
+    # the default threshold, 20, takes softplus for the identity too early: 1.3e-9 at z = 20.5
+    "softplus": partial(F.softplus, threshold=50),
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "softmax": partial(F.softmax, dim=1),
+}
+
+
+def forward(
+    network: MLP,
+    W: tuple[Tensor, ...],
+    b: tuple[Tensor, ...],
+    x: Tensor,
+    taps: tuple[Tensor, ...] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
+    z: list[Tensor] = []
+    a: list[Tensor] = []
+    below = x
+    for layer, name in enumerate(network.activations):
+        linear = F.linear(below, W[layer], b[layer] if b else None)
+        z.append(linear if taps is None else linear + taps[layer])
+        below = ACTIVATIONS[name](z[layer])
+        a.append(below)
+    return z, a
+
+
+def mean_loss(
+    network: MLP, W: tuple[Tensor, ...], z: Tensor, a: Tensor, y: Tensor, l2: float
+) -> Tensor:
+    """The mean over the rows of the loss of the last layer's z and a, plus the l2 term."""
+    if network.loss == "half_squared_error":
+        loss = 0.5 * F.mse_loss(a, y, reduction="sum") / len(y)
+    elif network.loss == "binary_cross_entropy":
+        loss = F.binary_cross_entropy_with_logits(z, y, reduction="sum") / len(y)
+    else:
+        loss = F.cross_entropy(z, y)
+    return loss + 0.5 * l2 * sum((w**2).sum() for w in W) if l2 else loss
+
+
+def torch_optimizer(optimizer: Optimizer, tensors: list[Tensor]) -> torch.optim.Optimizer:
+    """torch.optim's optimizer that computes the formula of the description."""
+    match optimizer:
+        case SGD():
+            return torch.optim.SGD(
+                tensors,
+                optimizer.learning_rate,
+                momentum=optimizer.momentum,
+                nesterov=optimizer.nesterov,
+            )
+        case RMSProp():
+            return torch.optim.RMSprop(
+                tensors, optimizer.learning_rate, alpha=optimizer.decay, eps=optimizer.epsilon
+            )
+        case Adam():
+            betas = (optimizer.beta1, optimizer.beta2)
+            return torch.optim.Adam(
+                tensors, optimizer.learning_rate, betas=betas, eps=optimizer.epsilon
+            )
+    raise Unsupported(f"torch has no formula for {optimizer}")
+
+
+class TorchModel(Model):
+    """The parameters as leaf tensors, which every step changes in place."""
+
+    backend: TorchBackend
+
+    def __init__(self, backend: TorchBackend, network: MLP, parameters: Parameters) -> None:
+        self.W: tuple[Tensor, ...] = ()
+        self.b: tuple[Tensor, ...] = ()
+        super().__init__(backend, network, parameters)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All parameters, W then b."""
+        return [*self.W, *self.b]
+
+    def upload(self, array: Array) -> Tensor:
+        return torch.tensor(array, device=self.backend.device)
+
+    def download(self, array: Tensor) -> Array:
+        return np.array(array.detach().cpu())
+
+    def synchronize(self) -> None:
+        if self.backend.device == "cuda":
+            torch.cuda.synchronize()
+
+    def write_parameters(self, parameters: Parameters) -> None:
+        self.W = tuple(self.upload(W).requires_grad_() for W in parameters.W)
+        self.b = tuple(self.upload(b).requires_grad_() for b in parameters.b)
+
+    def read_parameters(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return self.W, self.b
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return forward(self.network, self.W, self.b, x)[1][-1]
+
+    def differentiate(
+        self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
+    ) -> Backpropagation[Tensor]:
+        x = x.detach().requires_grad_()
+        taps = tuple(
+            torch.zeros(len(x), n, dtype=x.dtype, device=x.device, requires_grad=True)
+            for n in self.network.sizes[1:]
+        )
+        z, a = forward(self.network, self.W, self.b, x, taps)
+        if y is not None:
+            objective = mean_loss(self.network, self.W, z[-1], a[-1], y, l2)
+        else:
+            objective = (cotangent * a[-1]).sum() + 0.5 * l2 * sum((w**2).sum() for w in self.W)
+        found = torch.autograd.grad(objective, [*self.tensors, *taps, x])
+        layers, weights = self.network.layers, len(self.tensors)
+        return Backpropagation(
+            loss=None if y is None else objective,
+            z=tuple(z),
+            a=tuple(a),
+            delta=found[weights:-1],
+            gradients=Gradients(found[:layers], found[layers:weights]),
+            input_gradient=found[-1],
+        )
+
+    def start(self, optimizer: Optimizer) -> None:
+        self.optimizer = torch_optimizer(optimizer, self.tensors)
+
+    def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
+        losses = []
+        for rows in order:
+            self.optimizer.zero_grad()
+            z, a = forward(self.network, self.W, self.b, x[rows])
+            loss = mean_loss(self.network, self.W, z[-1], a[-1], y[rows], optimizer.l2)
+            loss.backward()
+            self.optimizer.step()
+            losses.append(loss.detach())
+        return torch.stack(losses)
+
+
+class CompiledTorchModel(TorchModel):
+    """The whole step compiled: parameters and state go in and come out as new tensors.
+
+    torch.optim inside a compiled function keeps Adam's step count in float32 (1.5e-7 off after 100
+    float64 steps), so the formulas stand here, in torch's tensors. New tensors, not ``add_``:
+    inductor on CPU (2.13) reorders an in-place update against torch.func.grad's reads of the
+    same tensor, and trains wrongly without a word.
+    """
+
+    def __init__(self, backend: TorchBackend, network: MLP, parameters: Parameters) -> None:
+        compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+        self._step = compiled(partial(_step, network))
+        self._differentiate = compiled(partial(_differentiate, network))
+        super().__init__(backend, network, parameters)
+
+    def write_parameters(self, parameters: Parameters) -> None:
+        self.W = tuple(map(self.upload, parameters.W))
+        self.b = tuple(map(self.upload, parameters.b))
+
+    def differentiate(
+        self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
+    ) -> Backpropagation[Tensor]:
+        target = cotangent if y is None else y
+        found, loss, z, a = self._differentiate(
+            self.W, self.b, x, target, y is not None, torch.tensor(l2, dtype=x.dtype)
+        )
+        W, b, delta, by_x = found
+        return Backpropagation(
+            None if y is None else loss, tuple(z), tuple(a), delta, Gradients(W, b), by_x
+        )
+
+    def start(self, optimizer: Optimizer) -> None:
+        zeros = [torch.zeros_like(tensor) for tensor in self.tensors]
+        # the step count is a tensor, so that it is no constant of the compiled code
+        t = torch.zeros((), dtype=torch.float64, device=self.backend.device)
+        self.state: Any = (t, zeros, [zero.clone() for zero in zeros])
+
+    @torch.no_grad()
+    def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
+        losses = []
+        for rows in order:
+            self.W, self.b, self.state, loss = self._step(
+                optimizer, self.W, self.b, self.state, x, y, rows
+            )
+            losses.append(loss)
+        return torch.stack(losses)
+
+
+def _differentiate(
+    network: MLP,
+    W: tuple[Tensor, ...],
+    b: tuple[Tensor, ...],
+    x: Tensor,
+    target: Tensor,
+    of_loss: bool,
+    l2: Tensor,
+) -> tuple[Any, ...]:
+    """The derivatives by W, b, taps and x; loss, z and a."""
+
+    def objective(
+        W: tuple[Tensor, ...], b: tuple[Tensor, ...], taps: tuple[Tensor, ...], x: Tensor
+    ) -> tuple[Tensor, Any]:
+        z, a = forward(network, W, b, x, taps)
+        loss = mean_loss(network, W, z[-1], a[-1], target, 0) if of_loss else (target * a[-1]).sum()
+        loss = loss + 0.5 * l2 * sum((w**2).sum() for w in W)
+        return loss, (loss, z, a)
+
+    taps = tuple(torch.zeros(len(x), n, dtype=x.dtype, device=x.device) for n in network.sizes[1:])
+    found, (loss, z, a) = torch.func.grad(objective, argnums=(0, 1, 2, 3), has_aux=True)(
+        W, b, taps, x
+    )
+    return found, loss, z, a
+
+
+def _step(
+    network: MLP,
+    optimizer: Optimizer,
+    W: tuple[Tensor, ...],
+    b: tuple[Tensor, ...],
+    state: Any,
+    x: Tensor,
+    y: Tensor,
+    rows: Tensor,
+) -> tuple[Any, ...]:
+    """One step on some rows: new W, b and state, and the loss before it."""
+
+    def objective(W: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
+        z, a = forward(network, W, b, x[rows])
+        return mean_loss(network, W, z[-1], a[-1], y[rows], optimizer.l2)
+
+    (dW, db), loss = torch.func.grad_and_value(objective, argnums=(0, 1))(W, b)
+    t, m, v = state
+    t = t + 1
+    moved, new_m, new_v = [], [], []
+    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m, v, strict=True):
+        p, m_p, v_p = _update(optimizer, p, g, m_p, v_p, t)
+        moved.append(p)
+        new_m.append(m_p)
+        new_v.append(v_p)
+    return tuple(moved[: len(W)]), tuple(moved[len(W) :]), (t, new_m, new_v), loss
+
+
+def _update(
+    o: Optimizer, p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One parameter's step by the description's formula: the new parameter, m and v."""
+    match o:
+        case SGD() if not o.momentum:
+            return p - o.learning_rate * g, m, v
+        case SGD():
+            v = o.momentum * v + g
+            return p - o.learning_rate * (g + o.momentum * v if o.nesterov else v), m, v
+        case RMSProp():
+            v = o.decay * v + (1 - o.decay) * g**2
+            return p - o.learning_rate * g / (v.sqrt() + o.epsilon), m, v
+        case Adam():
+            m = o.beta1 * m + (1 - o.beta1) * g
+            v = o.beta2 * v + (1 - o.beta2) * g**2
+            m_hat = m / (1 - o.beta1**t).to(p.dtype)
+            v_hat = v / (1 - o.beta2**t).to(p.dtype)
+            return p - o.learning_rate * m_hat / (v_hat.sqrt() + o.epsilon), m, v
+    raise Unsupported(f"torch has no formula for {o}")
+
+
+class TorchBackend(Backend):
+    """PyTorch."""
+
+    name = "torch"
+    modes = ("eager", "compiled")
+    devices = ("cpu", "cuda")
+
+    def __init__(
+        self, mode: str | None = None, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        super().__init__(mode, device, dtype)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise Unsupported(
+                "torch sees no cuda device; expected a GPU and a CUDA build of torch, "
+                f"this is torch {torch.__version__}"
+            )
+        if self.mode == "compiled":
+            # all models of a process share one code object, each of its shapes is a new version
+            torch._dynamo.config.recompile_limit = 10_000
+            torch._dynamo.config.accumulated_recompile_limit = 10_000
+
+    def model(self, network: MLP, parameters: Parameters) -> TorchModel:
+        kind = CompiledTorchModel if self.mode == "compiled" else TorchModel
+        return kind(self, network, parameters)
