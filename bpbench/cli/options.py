@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from bpbench.errors import BpbenchError, UsageError, unknown
-from bpbench.registry import BUILT_IN, ENTRY_POINTS, list_backends, modes_of, split_mode
+from bpbench.errors import BpbenchError, unknown
+from bpbench.experiment import DTYPES, check_backend
+from bpbench.registry import BUILT_IN, list_backends, modes_of, split_mode
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-DTYPES = ("float32", "float64")
-DEVICES = ("cpu", "cuda")
 
 
 class Name(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
@@ -36,14 +34,15 @@ class Name(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks 
         return f"[{'|'.join(self.allowed)}]"
 
 
-class BackendName(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+class BackendName(click.ParamType):  # type: ignore[type-arg]
     """A backend that exists, perhaps with a mode; what is not bpbench's own is not imported."""
 
     name = "backend"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            check_backend(str(value))
+            if value != "all":
+                check_backend(str(value))
         except BpbenchError as error:
             self.fail(str(error), param, ctx)
         return str(value)
@@ -52,48 +51,17 @@ class BackendName(click.ParamType):  # type: ignore[type-arg]  # generic in new 
         return "NAME[:MODE]"
 
 
-def check_backend(name: str) -> None:
-    """Raise UsageError for a backend, or a mode of a built-in one, that does not exist.
+@dataclass(frozen=True)
+class Where:
+    """On what the cells are to run, as the options of ``where_to_run`` say.
 
-    Backends of other packages and files are imported only where they run, in a process of their
-    own, so that their classes and modes are checked there.
+    Attributes:
+        arguments: for ``bpbench.execute.run``; None where nothing was asked for.
+        required: the bare names of the backends that were asked for one by one: they must be there.
     """
-    bare, mode = split_mode(name)
-    if name == "all":
-        return
-    if bare.endswith(".py"):
-        raise UsageError(f"backend {name!r} names no class; expected {bare}:YourBackend")
-    if ".py:" in bare:
-        path = bare.rpartition(":")[0]
-        if not Path(path).is_file():
-            raise UsageError(f"backend {name!r}: there is no file {path}")
-        return
-    names = {*BUILT_IN, *importlib.metadata.entry_points(group=ENTRY_POINTS).names, "all"}
-    if bare not in names:
-        raise unknown("backend", bare, names)
-    if mode is not None and bare in BUILT_IN and mode not in modes_of(bare):
-        raise unknown(f"backend {bare!r}: mode", mode, modes_of(bare))
 
-
-def chosen_backends(names: Sequence[str]) -> list[str] | None:
-    """What ``--backend`` asks for, each once: None where nothing was named.
-
-    "all" is every mode of every backend that is installed or known.
-    """
-    found: dict[str, None] = {}
-    for name in names:
-        if name != "all":
-            found[name] = None
-            continue
-        for info in list_backends():
-            modes = info.modes or (modes_of(info.name) if info.name in BUILT_IN else ())
-            found.update(dict.fromkeys(f"{info.name}:{mode}" for mode in modes))
-    return list(found) or None
-
-
-def named_backends(names: Sequence[str]) -> set[str]:
-    """The bare names of the backends that were asked for one by one, and so must be there."""
-    return {split_mode(name)[0] for name in names} - {"all"}
+    arguments: dict[str, Any]
+    required: frozenset[str]
 
 
 def common(command: F) -> F:
@@ -107,43 +75,76 @@ def common(command: F) -> F:
     return command
 
 
-def where_to_run(command: F) -> F:
-    """``--backend``, ``--device``, ``--dtype``, ``--threads`` and ``--timeout``."""
+def where_to_run(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--backend``, ``--device``, ``--dtype``, ``--threads`` and ``--timeout``, as ``where``."""
+
+    @functools.wraps(command)
+    def with_where(
+        *args: Any,
+        backends: tuple[str, ...],
+        devices: tuple[str, ...],
+        dtypes: tuple[str, ...],
+        threads: int | None,
+        timeout: float | None,
+        **others: Any,
+    ) -> Any:
+        required = frozenset(split_mode(name)[0] for name in backends) - {"all"}
+        _check_devices(devices, required or frozenset(BUILT_IN))
+        arguments = {
+            "backends": _each_mode(backends) or None,
+            "devices": devices or None,
+            "dtypes": dtypes or None,
+            "threads": threads,
+            "timeout": timeout,
+        }
+        return command(*args, where=Where(arguments, required), **others)
+
+    decorated: Callable[..., Any] = with_where
     for option in (
         click.option(
-            "--timeout",
-            type=click.FloatRange(min=0, min_open=True),
-            metavar="SECONDS",
+            "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
             help="The longest that one answer of a backend may take.",
         ),
         click.option(
-            "--threads",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Threads for each backend.",
+            "--threads", type=click.IntRange(min=1), metavar="N", help="Threads for each backend.",
         ),
         click.option(
-            "--dtype",
-            "dtypes",
-            multiple=True,
-            type=Name(DTYPES),
-            help="May be repeated.",
+            "--dtype", "dtypes", multiple=True, type=Name(DTYPES), help="May be repeated.",
         ),
         click.option(
-            "--device",
-            "devices",
-            multiple=True,
-            type=Name(DEVICES),
-            help="May be repeated.",
+            "--device", "devices", multiple=True, metavar="[cpu|cuda]", help="May be repeated.",
         ),
         click.option(
-            "--backend",
-            "backends",
-            multiple=True,
-            type=BackendName(),
+            "--backend", "backends", multiple=True, type=BackendName(),
             help="Such as torch, jax:eager or my.py:MyBackend; all is every mode of every backend. "
             "May be repeated. [default: every backend, in its default mode]",
         ),
-    ):
-        command = option(command)
-    return command
+    ):  # fmt: skip
+        decorated = option(decorated)
+    return decorated
+
+
+def _each_mode(names: Sequence[str]) -> list[str]:
+    """The backends named, each once; "all" is every mode of every backend that is known."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name != "all":
+            found[name] = None
+            continue
+        for info in list_backends():
+            modes = modes_of(info.name) if info.name in BUILT_IN else info.modes
+            found.update(dict.fromkeys(f"{info.name}:{mode}" for mode in modes))
+    return list(found)
+
+
+def _check_devices(devices: Sequence[str], backends: frozenset[str]) -> None:
+    """Raise UsageError for a device that none of these backends knows.
+
+    What backends of other packages and files know is found out where they run.
+    """
+    if not backends <= BUILT_IN.keys():
+        return
+    known = {device for name in backends for device in BUILT_IN[name].devices}
+    for device in devices:
+        if device not in known:
+            raise unknown("device", device, known)

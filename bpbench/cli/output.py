@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+from bpbench import report
 from bpbench.report.documents import as_json
 
 
@@ -22,6 +24,19 @@ def note(text: str) -> None:
 def document(value: Any) -> None:
     """Write one JSON document to stdout."""
     show(as_json(value))
+
+
+def results(rows: Sequence[Mapping[str, Any]], json_: bool) -> None:
+    """Write the tables of result rows and, below them, a sentence for all that is not right."""
+    if json_:
+        document(report.document(rows))
+        return
+    from bpbench.report.tables import findings, problems, tables
+
+    for table in tables(rows):
+        show("\n".join((table.title, "", table.text(), *table.notes, "")))
+    for sentence in (*findings(rows), *problems(rows)):
+        show(sentence)
 
 
 def _write(stream: TextIO, text: str) -> None:

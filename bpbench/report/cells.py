@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,21 +52,21 @@ def _line(row: Row) -> dict[str, Any]:
 
 def _verify(measured: Row) -> dict[str, Any]:
     report, training = measured.get("report") or {}, measured.get("training") or {}
-    tensors = report.get("tensors") or [{}]
-    worst = max(tensors, key=lambda tensor: _or(tensor.get("sigmas"), -1.0))
-    detectable = [t["detectable"] for t in tensors if t.get("detectable") is not None]
+    tensors = report.get("tensors") or []
+    worst = max(tensors, key=lambda tensor: _or_infinite(tensor["sigmas"]), default=None)
+    detectable = [tensor["detectable"] for tensor in tensors]
     return {
         "verdict": report.get("verdict"),
         "worst_error": measured.get("max_scaled_error"),
         "worst_sigmas": measured.get("worst_sigmas"),
-        "worst_tensor": tensor_name(worst) if worst else None,
-        "detectable": max(detectable, default=None),
+        "worst_tensor": worst and tensor_name(worst),
+        "detectable": None if None in detectable else max(detectable, default=None),
         "training_verdict": training.get("verdict"),
     }
 
 
 def tensor_name(tensor: Row) -> str:
-    """ "W[1]" of a tensor's name and layer, "loss" of one that belongs to no layer."""
+    """W[1] of a tensor's name and layer, loss of one that belongs to no layer."""
     layer = tensor.get("layer")
     return str(tensor.get("name")) + ("" if layer is None else f"[{layer}]")
 
@@ -99,11 +100,9 @@ def _middle(values: Sequence[float]) -> float | None:
     return float(pd.Series(list(values)).median()) if len(values) else None
 
 
-def _or(value: float | None, default: float) -> float:
-    """``value``, or ``default`` where there is none; nan is the worst of all."""
-    if value is None:
-        return default
-    return value if value == value else float("inf")
+def _or_infinite(value: float | None) -> float:
+    """Result files hold None for a number that is not finite."""
+    return math.inf if value is None or math.isnan(value) else value
 
 
 def _place(row: Row) -> tuple[Any, ...]:

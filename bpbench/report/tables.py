@@ -139,6 +139,7 @@ def convergence(cells: pd.DataFrame) -> Table:
                 Column(name.removeprefix("accuracy_") + " accuracy", _accuracy(name))
                 for name in accuracies
             ),
+            *_all_right(frame),
             Column("training time", lambda line: numbers.seconds(line.get("train_s"))),
             Column("parameters", _agreement),
         ),
@@ -192,6 +193,8 @@ def _over_seeds(group: pd.DataFrame) -> Line:
                 f"{name}_least": group[name].min(),
                 f"{name}_greatest": group[name].max(),
             }
+    if "accuracy_train" in group.columns:
+        found["all_rows_right"] = int((group["accuracy_train"] == 1).sum())
     typical = {"train_s": "median", "from_numpy": "max", "parts_step": "min"}
     return found | {
         name: group[name].agg(how) for name, how in typical.items() if name in group.columns
@@ -266,6 +269,15 @@ def _accuracy(name: str) -> Callable[[Line], str]:
     return lambda line: _spread(line, name, numbers.share)
 
 
+def _all_right(frame: pd.DataFrame) -> list[Column]:
+    """How many seeds learnt every row, where there are several and any did."""
+    if "all_rows_right" not in frame.columns or not frame["all_rows_right"].any():
+        return []
+    if (frame["seeds"] < 2).all():
+        return []
+    return [Column("all rows right", lambda line: f"{line['all_rows_right']} of {line['seeds']}")]
+
+
 def _agreement(line: Line) -> str:
     largest = line.get("from_numpy")
     if line["backend"] == "numpy" and not largest:
@@ -298,10 +310,14 @@ def findings(rows: Sequence[Row]) -> list[str]:
 
 
 def problems(rows: Sequence[Row]) -> list[str]:
-    """A sentence for every way in which cells did not end well, with the questions it cost."""
+    """A sentence for every way in which cells did not end well, with the questions it cost.
+
+    What ``findings`` says of a verification is not said again.
+    """
     cost: dict[tuple[str, str, str], dict[str, None]] = {}
     for row in rows:
-        if row["status"] != "ok":
+        judged = row["cell"]["question"] == "verify" and row.get("measured")
+        if row["status"] != "ok" and not judged:
             key = (subject(row), row["status"], row.get("say") or "")
             cost.setdefault(key, {})[row["cell"]["question"]] = None
     return [

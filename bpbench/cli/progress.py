@@ -1,0 +1,143 @@
+"""How far is a run? A live table on a terminal, one plain line per finished cell elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bpbench.cells import QUESTIONS, Cell
+from bpbench.cli import output
+from bpbench.execute.progress import Progress, Row
+from bpbench.report import numbers
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+REDRAW_S = 0.2
+"""The live table is drawn again at most this often, and only when something happens: a thread that
+draws while a worker is being timed would be measured with it."""
+
+
+@contextmanager
+def shown(quiet: bool, verbose: bool) -> Iterator[Progress]:
+    """The progress that suits stderr, for as long as the run takes."""
+    if quiet:
+        yield Progress()
+    elif not sys.stderr.isatty():
+        yield Lines(verbose)
+    else:
+        from rich.console import Console
+        from rich.live import Live
+
+        with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
+            yield Board(live)
+
+
+def outcome(row: Row) -> str:
+    """How a cell ended, in a few words: "right, 2.1e-16", "12.3 µs a step", "missing"."""
+    measured = row.get("measured") or {}
+    if row["status"] != "ok" or not measured:
+        return str(row["status"])
+    match row["cell"]["question"]:
+        case "verify":
+            verdict = (measured.get("report") or {}).get("verdict", "ok")
+            return f"{verdict}, {numbers.error(measured.get('max_scaled_error'))}"
+        case "speed":
+            return f"{numbers.seconds(measured.get('median_s'))} a step"
+    return f"loss {numbers.digits(measured.get('final_loss'))}"
+
+
+class Lines(Progress):
+    """One line on stderr for every cell that ends, and for every one that starts where asked."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
+        self.total = self.done = 0
+
+    def planned(self, cells: Sequence[Cell], kept: Sequence[Row]) -> None:
+        self.total = len(cells)
+        if kept:
+            output.note(f"{len(kept)} cells were finished before and are kept")
+
+    def started(self, cell: Cell) -> None:
+        if self.verbose:
+            output.note(f"{_what(cell.describe())}: started")
+
+    def finished(self, row: Row) -> None:
+        self.done += 1
+        took = numbers.seconds(row.get("seconds"))
+        say = f": {row['say']}" if row.get("say") and row["status"] != "ok" else ""
+        output.note(
+            f"[{self.done}/{self.total}] {_what(row['cell'])}: {outcome(row)}{say} ({took})"
+        )
+
+
+class Board(Progress):
+    """A table on the terminal: a line for every backend and dtype, a column for every question."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self.states: dict[str, dict[str, str]] = {}
+        self.busy = ""
+        self.total = self.done = 0
+        self.drawn = 0.0
+
+    def planned(self, cells: Sequence[Cell], kept: Sequence[Row]) -> None:
+        self.total, self.done = len(cells) + len(kept), len(kept)
+        for row in kept:
+            self._set(row["cell"], outcome(row))
+        for cell in cells:
+            self._set(cell.describe(), "")
+        self._draw()
+
+    def started(self, cell: Cell) -> None:
+        self.busy = _who(cell.describe())
+        self._set(cell.describe(), "…")
+        self._draw()
+
+    def advanced(self, cell: Cell, done: int, total: int) -> None:
+        self._set(cell.describe(), f"{done / total:.0%}")
+        if time.monotonic() - self.drawn > REDRAW_S:
+            self._draw()
+
+    def finished(self, row: Row) -> None:
+        self.done += 1
+        self._set(row["cell"], outcome(row))
+        self._draw()
+
+    def _set(self, cell: dict[str, Any], state: str) -> None:
+        self.states.setdefault(_who(cell), {})[cell["question"]] = state
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        self.live.update(self._table(), refresh=True)
+
+    def _table(self) -> Table:
+        """As many lines as the terminal holds, around the one that is busy."""
+        from rich.table import Table
+
+        table = Table("", *QUESTIONS, title=f"{self.done} of {self.total} cells", box=None)
+        names = list(self.states)
+        room = max(1, self.live.console.height - 4)
+        at = names.index(self.busy) if self.busy in names else 0
+        first = max(0, min(at - room // 2, len(names) - room))
+        for name in names[first : first + room]:
+            states = self.states[name]
+            table.add_row(name, *(states.get(question, "") for question in QUESTIONS))
+        return table
+
+
+def _who(cell: dict[str, Any]) -> str:
+    point = "".join(f", {name} {value}" for name, value in (cell.get("point") or {}).items())
+    where = f"{cell['backend']}:{cell['mode']} {cell['dtype']}"
+    return f"{cell['experiment']}{point}, {where}" + (
+        "" if cell["device"] == "cpu" else f" {cell['device']}"
+    )
+
+
+def _what(cell: dict[str, Any]) -> str:
+    return f"{_who(cell)}, {cell['question']}" + (f" (seed {cell['seed']})" if cell["seed"] else "")

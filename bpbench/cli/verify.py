@@ -1,0 +1,153 @@
+"""``bpbench verify``: is every backend's backpropagation right, layer by layer?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bpbench.cli import output
+from bpbench.cli.options import Name, Where, common, where_to_run
+from bpbench.errors import UsageError
+from bpbench.network import LOSS_OUTPUTS, MLP, OUTPUT_ACTIVATIONS, SCHEMES
+
+if TYPE_CHECKING:
+    from bpbench.experiment import Experiment
+
+STEPS = 4
+"""Batches of data drawn for a network without an experiment, so that a few steps can be judged."""
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
+    """Whole numbers between commas."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return tuple(int(size) for size in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected whole numbers between commas, such as 784,30,10")
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "N,N,..."
+
+
+@click.command(
+    "verify",
+    short_help="Is every backend's backpropagation right?",
+    epilog="""\b
+    Examples:
+      bpbench verify
+      bpbench verify --sizes 784,30,10 --output softmax --loss cross_entropy --batch 32
+      bpbench verify --hidden tanh,relu --sizes 8,30,20,3 --dtype float64
+      bpbench verify experiments/xor.py --backend torch --backend jax:eager
+      bpbench verify --backend my_backend.py:MyBackend --json
+      bpbench verify --backend all
+    """,
+)
+@click.argument("experiment", required=False, metavar="[EXPERIMENT.py]")
+@click.option("--sizes", type=Sizes(), help="Units per layer, inputs first. [default: 784,30,10]")
+@click.option(
+    "--hidden", metavar="NAME[,NAME...]",
+    help="Hidden activations: one, or one per hidden layer. [default: sigmoid]",
+)  # fmt: skip
+@click.option("--output", "output_", type=Name(OUTPUT_ACTIVATIONS), help="[default: softmax]")
+@click.option("--loss", type=Name(tuple(LOSS_OUTPUTS)), help="[default: the output's own]")
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Rows. [default: 32]")
+@click.option("--no-bias", is_flag=True, default=None, help="A network without biases.")
+@click.option("--init", type=Name(tuple(SCHEMES)), help="[default: scaled_normal]")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="[default: 0]")
+@where_to_run
+@common
+def command(
+    experiment: str | None,
+    where: Where,
+    json_: bool,
+    quiet: bool,
+    verbose: bool,
+    **network: Any,
+) -> int:
+    """Is every backend's backpropagation right, layer by layer, and its training too?
+
+    Loss, z, a, delta, dW, db and the input gradient of one batch are held against a truth of higher
+    precision, and so are a few steps of training. Without an experiment the network is made from
+    the options, with random data.
+    """
+    given = {name: value for name, value in network.items() if value is not None}
+    if experiment is None:
+        experiments = [random_experiment(**given)]
+    elif given:
+        names = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in given)
+        raise UsageError(f"verify: {experiment} has its own network; leave out {names}")
+    else:
+        from bpbench.experiment import load
+
+        experiments = load(experiment)
+
+    import tempfile
+
+    from bpbench.cli.exits import exit_code
+    from bpbench.cli.progress import shown
+    from bpbench.execute import run
+
+    with tempfile.TemporaryDirectory(prefix="bpbench-") as out, shown(quiet, verbose) as progress:
+        rows = run(
+            experiments,
+            **where.arguments,
+            questions=("verify",),
+            out=Path(out),
+            progress=progress,
+        )
+    output.results(rows, json_)
+    return exit_code(rows, where.required)
+
+
+def random_experiment(
+    sizes: tuple[int, ...] = (784, 30, 10),
+    hidden: str = "sigmoid",
+    output_: str | None = None,
+    loss: str | None = None,
+    batch: int = 32,
+    no_bias: bool = False,
+    init: str = "scaled_normal",
+    seed: int = 0,
+) -> Experiment:
+    """A network as the options describe it, with random data of ``STEPS`` batches.
+
+    x is standard normal; y is one-hot for a cross-entropy, 0 or 1 for a binary one, and uniform
+    from 0 to 1 for the squared error.
+    """
+    import numpy as np
+
+    from bpbench.datasets import Dataset, Part, one_hot
+    from bpbench.experiment import Experiment
+    from bpbench.optimizers import SGD
+
+    if loss is None:
+        loss = "cross_entropy" if output_ in (None, "softmax") else "half_squared_error"
+    if output_ is None:
+        output_ = "softmax" if loss == "cross_entropy" else "sigmoid"
+    names = tuple(hidden.split(","))
+    network = MLP(sizes, names[0] if len(names) == 1 else names, output_, loss, not no_bias)
+
+    rng = np.random.default_rng(seed)
+    rows = STEPS * batch
+    x = rng.standard_normal((rows, sizes[0]))
+    if loss == "cross_entropy":
+        y = one_hot(rng.integers(sizes[-1], size=rows), sizes[-1])
+    elif loss == "binary_cross_entropy":
+        y = rng.integers(2, size=(rows, sizes[-1])).astype(np.float64)
+    else:
+        y = rng.random((rows, sizes[-1]))
+    return Experiment(
+        name="network",
+        network=network,
+        data=Dataset("random", Part(x, y)),
+        optimizer=SGD(learning_rate=0.1),
+        epochs=1,
+        batch_size=batch,
+        seeds=[seed],
+        initial=init,
+    )

@@ -1,0 +1,146 @@
+"""Who imports whom, and what does starting bpbench cost? The rules that keep the rooms apart."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import json
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAMEWORKS = {"torch", "jax", "jaxlib", "optax", "tensorflow", "keras", "autograd"}
+HEAVY = FRAMEWORKS | {"pandas", "scipy", "sklearn", "rich", "tabulate", "IPython", "matplotlib"}
+
+LEVELS = (
+    {"errors"},
+    {"network", "datasets", "optimizers"},
+    {"backend"},
+    {"registry", "verify", "measure"},
+    {"cells", "experiment"},
+    {"execute"},
+    {"report"},
+    {"cli", "testing", "__main__"},
+)
+"""Each room may import from its own level and from those before it."""
+EXCEPTIONS = {("experiment", "cli")}
+"""``Experiment.main`` is ``bpbench run``: it imports the command line when it is called."""
+BACKENDS_MAY_IMPORT = {"backend", "errors", "network", "optimizers"}
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules that a file imports anywhere but for type checking, with absolute names."""
+    tree = ast.parse(path.read_text())
+    hidden = {
+        id(child)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for child in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in hidden:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import; the project writes absolute ones"
+            assert node.module is not None
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(module: str) -> str:
+    """ "verify" of "bpbench.verify.truth"; "" of names that bpbench itself offers."""
+    name = module.split(".")[1] if "." in module else ""
+    return name if any(name in level for level in LEVELS) else ""
+
+
+def level(name: str) -> int:
+    return next(i for i, names in enumerate(LEVELS) if name in names)
+
+
+def test_every_module_of_bpbench_belongs_to_a_room_with_a_level():
+    rooms = {path.relative_to(ROOT / "bpbench").parts[0] for path in sources("bpbench")}
+    known = {name for names in LEVELS for name in names}
+    assert {name.removesuffix(".py") for name in rooms} - known == {"__init__"}
+
+
+IN_ROOMS = [path for path in sources("bpbench") if path != ROOT / "bpbench" / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", IN_ROOMS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_room_imports_from_one_that_comes_after_it(path):
+    own = path.relative_to(ROOT / "bpbench").parts[0].removesuffix(".py")
+    for module in imported(path):
+        other = room(module) if module.startswith("bpbench.") else ""
+        if other and (own, other) not in EXCEPTIONS:
+            assert level(other) <= level(own), f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources("backends"), ids=lambda p: p.name)
+def test_a_backend_imports_only_the_interface_and_no_other_backend(path):
+    for module in imported(path):
+        assert module.split(".")[0] != "backends", f"{path.name} imports {module}"
+        if module.split(".")[0] == "bpbench":
+            assert room(module) in BACKENDS_MAY_IMPORT, f"{path.name} imports {module}"
+
+
+def test_only_the_registry_knows_the_names_of_the_backend_modules():
+    for path in sources("bpbench"):
+        modules = {module.split(".")[0] for module in imported(path)}
+        assert "backends" not in modules, f"{path} imports from backends"
+
+
+LOADED = """
+import contextlib, io, json, sys
+with contextlib.redirect_stdout(io.StringIO()):
+    {code}
+print(json.dumps(sorted({{name.split(".")[0] for name in sys.modules}})))
+"""
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that are loaded after ``code`` has run in a fresh Python."""
+    script = LOADED.format(code=code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import bpbench",
+        "import bpbench; bpbench.list_backends()",
+        "from bpbench.cli import commands; commands(['--help'], standalone_mode=False)",
+        "from bpbench.cli import commands; commands(['backends', '--help'], standalone_mode=False)",
+    ],
+)
+def test_starting_loads_no_framework_no_pandas_and_no_scipy(code):
+    assert not loaded_by(code) & HEAVY
+
+
+def test_no_module_of_bpbench_imports_a_framework_when_it_is_imported():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in sources("bpbench")
+        if path.stem not in ("__main__", "testing")
+    ]
+    assert not loaded_by(f"import {', '.join(modules)}") & FRAMEWORKS
+
+
+def test_every_package_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["packages"]["find"]["include"]
+    for path in (*sources("bpbench"), *sources("backends")):
+        package = ".".join(path.parent.relative_to(ROOT).parts)
+        assert (path.parent / "__init__.py").is_file(), f"{path.parent} is no package"
+        assert any(fnmatch.fnmatch(package, pattern) for pattern in patterns)
