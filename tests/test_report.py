@@ -225,10 +225,15 @@ def test_markdown_says_what_ran_what_came_out_what_is_not_right_and_where():
         "## Convergence",
         "divide by the batch",
         "pip install 'bpbench[torch]'",
-        "cpu Some CPU",
+        "Some CPU, 2 of 4 processors usable, 8 GB memory, Linux 6",
         "numpy 2.4.6",
     ):
         assert part in page
+
+
+def test_markdown_names_a_machine_once_whatever_its_load():
+    page = render([row("train", seed=seed) for seed in range(3)], "markdown")
+    assert page.count("Some CPU") == 1
 
 
 def test_a_bar_in_a_name_does_not_break_a_markdown_table():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bpbench.report import numbers
 from bpbench.report.cells import Row
 from bpbench.report.tables import findings, problems, tables
 
@@ -56,18 +57,23 @@ def _training(cell: Mapping[str, Any]) -> str:
 
 
 def _where_it_ran(rows: Sequence[Row]) -> list[str]:
-    """Every machine and every set of versions that the rows name, once."""
-    machines = dict.fromkeys(_pairs(row["machine"]) for row in rows if row.get("machine"))
+    """Every machine that the rows name, once, and every version of every package."""
+    machines = dict.fromkeys(_machine(row["machine"]) for row in rows if row.get("machine"))
     versions: dict[str, dict[str, None]] = {}
     for row in rows:
         for name, version in (row.get("versions") or {}).items():
             versions.setdefault(name, {})[str(version)] = None
     together = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
-    return [*filter(None, ("\n".join(f"- {machine}" for machine in machines), together))]
+    return [_bullets([*machines, *([together] if together else [])])]
 
 
-def _pairs(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+def _machine(facts: Mapping[str, Any]) -> str:
+    """What of a machine does not change from cell to cell."""
+    memory = numbers.memory(facts.get("memory_bytes"))
+    return (
+        f"{facts.get('cpu')}, {facts.get('usable_cpus')} of {facts.get('cpus')} processors usable, "
+        f"{memory} memory, {facts.get('system')}"
+    )
 
 
 def _bullets(sentences: Iterable[str]) -> str:
