@@ -25,6 +25,9 @@ from bpbench.optimizers import Optimizer
 QUESTIONS = ("verify", "train", "speed")
 """What can be asked, in the order in which the answers are found."""
 
+DEFAULT_MODE = "default"
+"""Stands for the mode of a backend that only the backend itself knows."""
+
 Initial = str | Parameters | Callable[[MLP, int], Parameters]
 
 
@@ -151,7 +154,7 @@ class Point:
 class Cell:
     """One question about one point, on one backend, mode, device, dtype, threads and seed.
 
-    ``mode`` is "default" for a backend of another package or file whose mode was not named.
+    ``mode`` is DEFAULT_MODE for a backend of another package or file whose mode was not named.
     """
 
     question: str

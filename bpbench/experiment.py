@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from bpbench.cells import QUESTIONS, Cell, Initial, Point, check_whole, value_text
+from bpbench.cells import DEFAULT_MODE, QUESTIONS, Cell, Initial, Point, check_whole, value_text
 from bpbench.datasets import Dataset
 from bpbench.errors import UsageError, unknown
 from bpbench.network import MLP
@@ -205,9 +205,9 @@ def check_backend(name: str) -> None:
 
 
 def full_name(name: str) -> tuple[str, str]:
-    """A backend's name and its mode; "default" where only the backend itself knows its modes."""
+    """A backend's name and its mode; DEFAULT_MODE where only the backend itself knows its modes."""
     bare, mode = split_mode(name)
-    return bare, mode or (modes_of(bare)[0] if bare in BUILT_IN else "default")
+    return bare, mode or (modes_of(bare)[0] if bare in BUILT_IN else DEFAULT_MODE)
 
 
 def seed_numbers(seeds: int | Sequence[int], subject: str) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ LOSS_OUTPUTS = {
     "binary_cross_entropy": ("sigmoid",),
     "cross_entropy": ("softmax",),
 }
-"""The output activations that each loss goes with; both cross-entropies are computed from logits."""
+"""Which outputs each loss goes with; both cross-entropies are computed from logits."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def digest(arrays: dict[str, Array]) -> str:
     total = hashlib.sha256()
     for name, array in sorted(arrays.items()):
         total.update(f"{name} {array.dtype.str} {array.shape};".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
+        total.update(np.ascontiguousarray(array).data)  # no copy: data may be large
     return total.hexdigest()[:16]
 
 

@@ -1,0 +1,52 @@
+"""What must be set before a framework is imported? Threads, precision, engines, memory, quiet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+KERAS_ENGINES = ("jax", "tensorflow", "torch")
+
+
+def worker_environment(
+    backend: str, mode: str, device: str, dtype: str, threads: int
+) -> Mapping[str, str]:
+    """The environment of a worker process: this process's own with the following replaced.
+
+    JAX obeys none of the thread variables but NPROC; the worker's CPU affinity binds it. Compilers
+    are kept from starting processes of their own, which could outlive a worker.
+    """
+    number = str(threads)
+    changes = {
+        "OMP_NUM_THREADS": number,
+        "OPENBLAS_NUM_THREADS": number,
+        "MKL_NUM_THREADS": number,
+        "NUMEXPR_NUM_THREADS": number,
+        "NUMBA_NUM_THREADS": number,
+        "VECLIB_MAXIMUM_THREADS": number,
+        "NPROC": number,
+        "TF_NUM_INTRAOP_THREADS": number,
+        "TF_NUM_INTEROP_THREADS": number,
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONFAULTHANDLER": "1",  # a killed worker's stderr then says where it was
+    }
+    if device == "cpu":  # a framework that sees a GPU takes its memory whether it is used or not
+        changes |= {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+    if backend == "keras":
+        for engine in KERAS_ENGINES:
+            if mode.startswith(engine):
+                changes["KERAS_BACKEND"] = engine
+    return {**os.environ, **changes}
+
+
+def with_own_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same environment, in which Python finds the very bpbench that is running now."""
+    root = str(Path(__file__).resolve().parents[2])
+    path = [root, environment.get("PYTHONPATH", "")]
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}

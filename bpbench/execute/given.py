@@ -1,0 +1,112 @@
+"""What is every backend given? Parameters, data and orders, made once by NumPy, as files.
+
+They are rounded here to the dtype that is asked about, so that no backend rounds them its own way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bpbench.cells import Point
+from bpbench.datasets import BatchOrder, Dataset
+from bpbench.execute import protocol
+from bpbench.network import Array, Parameters, digest
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """A file of arrays and their digest."""
+
+    path: Path
+    digest: str
+
+
+class Given:
+    """The files of a run, in its scratch folder; each is made when it is first asked for."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._scratch = scratch
+        self._files: dict[object, File] = {}
+        self._parameters: dict[object, Parameters] = {}
+        self._made = 0
+        self._rounded: tuple[Dataset, str, dict[str, Array]] | None = None
+
+    def parameters(self, point: Point, seed: int, dtype: str) -> Parameters:
+        """Where a training starts from, in ``dtype``."""
+        key = (point, seed, dtype)
+        if key not in self._parameters:
+            self._parameters[key] = point.parameters(seed).astype(dtype)
+        return self._parameters[key]
+
+    def parameters_file(self, point: Point, seed: int, dtype: str) -> File:
+        """The same, as W0, ..., b0, ..."""
+        return self._file(
+            ("parameters", point, seed, dtype), self.parameters(point, seed, dtype).arrays
+        )
+
+    def data(self, data: Dataset, dtype: str) -> dict[str, Array]:
+        """train_x, train_y, test_x, ... in ``dtype``; the last one asked for is kept."""
+        if self._rounded is None or self._rounded[:2] != (data, dtype):
+            arrays = {name: array.astype(dtype) for name, array in data.arrays.items()}
+            self._rounded = (data, dtype, arrays)
+        return self._rounded[2]
+
+    def data_file(self, data: Dataset, dtype: str) -> File:
+        """The same, as a file."""
+        key = ("data", data, dtype)
+        return self._files.get(key) or self._file(key, self.data(data, dtype))
+
+    def order_file(self, orders: Sequence[Array]) -> File:
+        """Orders, (steps, batch) each, to be trained one after the other."""
+        arrays = protocol.numbered(orders)
+        return self._file(("order", digest(arrays)), arrays)
+
+    def scratch(self, name: str) -> Path:
+        """A path in the scratch folder, for a worker's answer."""
+        return self._scratch / f"{name}.safetensors"
+
+    def forget_orders(self) -> None:
+        """Remove the order files: a long training has many, and no one asks for them again."""
+        for key in [key for key in self._files if isinstance(key, tuple) and key[0] == "order"]:
+            self._files.pop(key).path.unlink(missing_ok=True)
+
+    def _file(self, key: object, arrays: dict[str, Array]) -> File:
+        if key not in self._files:
+            self._made += 1
+            path = self._scratch / f"given-{self._made}.safetensors"
+            protocol.save(path, arrays)
+            self._files[key] = File(path, digest(arrays))
+        return self._files[key]
+
+
+def full_batches(order: BatchOrder, count: int) -> Array:
+    """The first ``count`` batches that are not short, (count, batch_size), over as many epochs as
+    it takes."""
+    found: list[Array] = []
+    epoch = 0
+    while sum(map(len, found)) < count:
+        found.append(order.epoch(epoch)[0])
+        epoch += 1
+    return np.concatenate(found)[:count]
+
+
+def short_batch(order: BatchOrder) -> Array | None:
+    """The short last batch of the first epoch, (1, rest), or None where there is none."""
+    orders = order.epoch(0)
+    return orders[1] if len(orders) > 1 else None
+
+
+def pieces(epochs: int, most: int = 50) -> list[tuple[int, int]]:
+    """Up to ``most`` pieces of equal length: each piece's first epoch, and the one behind its last."""
+    length = -(-epochs // most)
+    return [(first, min(first + length, epochs)) for first in range(0, epochs, length)]
+
+
+def total_digest(digests: Iterable[str]) -> str:
+    """One digest of several."""
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()[:16]

@@ -1,0 +1,359 @@
+"""How is each question put to a worker, and what does its answer say? Verify, train and speed.
+
+The worker computes and the supervisor, here, judges: nothing is timed that did not pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bpbench.cells import Cell, Point
+from bpbench.execute import protocol
+from bpbench.execute.given import File, Given, full_batches, pieces, short_batch, total_digest
+from bpbench.execute.process import CellEnded, WorkerProcess
+from bpbench.network import Array, Parameters
+from bpbench.verify import truth
+from bpbench.verify.verdict import Report, judge, judge_training
+
+CHECKED_STEPS = 12
+"""Steps of one call that are judged: enough that a backend that skips every tenth step is seen."""
+KINK_TRIES = 3
+"""Batches that are tried where a sample lies on a kink."""
+POOL = 1024
+"""Batches among which a timed block goes round."""
+CURVE_POINTS = 200
+WARMUPS = 2
+
+
+@dataclass
+class Answer:
+    """What a cell came to, before it is a row."""
+
+    status: str = "ok"
+    say: str = ""
+    measured: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
+    given_digest: str | None = None
+    stderr: str = ""
+
+
+class Asker:
+    """A worker, busy with a cell: every request checks that the worker read what it was given."""
+
+    def __init__(self, worker: WorkerProcess, given: Given, cell: Cell) -> None:
+        self.worker = worker
+        self.given = given
+        self.cell = cell
+        self.point: Point = cell.point
+        self._digests: dict[str, None] = {}  # an ordered set
+        self.parameters = given.parameters(cell.point, cell.seed, cell.dtype)
+        self.parameters_file = given.parameters_file(cell.point, cell.seed, cell.dtype)
+
+    @property
+    def data(self) -> dict[str, Array]:
+        """The arrays of the data set, in the cell's dtype."""
+        return self.given.data(self.point.data, self.cell.dtype)
+
+    def ready(self) -> None:
+        """Have the cell's point on the worker's device, at the seed's parameters."""
+        data = self.given.data_file(self.point.data, self.cell.dtype)
+        if self.worker.loaded is self.point:
+            self._check("data", data, data.digest)  # when it was loaded
+            self.start()
+            return
+        self.worker.loaded = None
+        reply = self.worker.ask(
+            "load",
+            network=self.point.network.describe(),
+            optimizer=self.point.optimizer.describe(),
+            data=str(data.path),
+            parameters=str(self.parameters_file.path),
+        )
+        self._check("data", data, reply["data_digest"])
+        self._check("parameters", self.parameters_file, reply["parameters_digest"])
+        self.worker.loaded = self.point
+
+    def start(self) -> None:
+        """Start again from the seed's parameters."""
+        reply = self.worker.ask("start", parameters=str(self.parameters_file.path))
+        self._check("parameters", self.parameters_file, reply["parameters_digest"])
+
+    def with_order(self, do: str, orders: Sequence[Array], **what: Any) -> protocol.Message:
+        """A request that comes with a file of orders."""
+        file = self.given.order_file(orders)
+        reply = self.worker.ask(do, order=str(file.path), **what)
+        self._check("order", file, reply["order_digest"])
+        return reply
+
+    def backpropagate(self, rows: Array) -> Report:
+        """Have the worker backpropagate some rows, and judge what it found."""
+        out = self.given.scratch("found")
+        self.with_order("backpropagate", [rows.reshape(1, -1)], out=str(out))
+        return judge(
+            self.point.network, self.parameters,
+            self.data["train_x"][rows], self.data["train_y"][rows],
+            protocol.unpack(protocol.load(out)), self.cell.dtype, l2=self.point.optimizer.l2,
+        )  # fmt: skip
+
+    def finish(self) -> tuple[Array, Parameters, protocol.Message]:
+        """The losses since the start and the parameters as they are now."""
+        out = self.given.scratch("finished")
+        reply = self.worker.ask("finish", out=str(out))
+        arrays = protocol.load(out)
+        losses = arrays.pop("losses")
+        return losses, protocol.parameters_of(arrays), reply
+
+    def judge_training(
+        self, order: Array, losses: Array, final: Parameters | None = None
+    ) -> Report:
+        """Judge the first steps of a training that began at the seed's parameters.
+
+        Args:
+            order: (steps, batch), the steps to judge.
+            losses: (steps,).
+            final: the parameters after the last; None where only the losses are known.
+        """
+        point, dtype = self.point, self.cell.dtype
+        what = (
+            point.network, self.parameters, self.data["train_x"], self.data["train_y"], order,
+            point.optimizer,
+        )  # fmt: skip
+        if final is None:
+            final = truth.train(*what, dtype=truth.precision_above(dtype))[1].astype(dtype)
+        return judge_training(*what, losses, final, dtype)
+
+    @property
+    def given_digest(self) -> str:
+        """One digest of all that the worker read for this cell."""
+        return total_digest(self._digests)
+
+    def _check(self, name: str, file: File, found: str) -> None:
+        if found != file.digest:
+            raise CellEnded(
+                "crashed", f"the worker read other {name} than it was given (digest {found})"
+            )
+        self._digests[found] = None
+
+
+# ── verify ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def verify(asker: Asker) -> Answer:
+    """Is one backpropagation right, and are a few steps of training?"""
+    asker.ready()
+    order = asker.point.order(asker.cell.seed)
+    for batch in full_batches(order, KINK_TRIES):
+        report = asker.backpropagate(batch)
+        if report.verdict != "kink":
+            break
+    training = _few_steps(asker)
+    measured = {
+        "report": report.as_dict(),
+        "training": training.as_dict(),
+        "worst_sigmas": report.worst_sigmas,
+        "max_scaled_error": max((tensor.error for tensor in report.tensors), default=None),
+    }
+    status, say = verdict_of(report, training)
+    return Answer(status, say, measured, given_digest=asker.given_digest)
+
+
+def verdict_of(report: Report, training: Report | None = None) -> tuple[str, str]:
+    """The status, and the sentence for people, of what was judged."""
+    if report.verdict == "wrong":
+        return "wrong", f"wrong gradients: {_findings(report)}"
+    if training is not None and training.verdict == "wrong":
+        return "wrong", f"right gradients, but wrong training: {_findings(training)}"
+    reports = [r for r in (report, training) if r is not None and r.verdict != "right"]
+    return "ok", "; ".join(f"{r.verdict}: {_findings(r)}".rstrip(": ") for r in reports)
+
+
+def _findings(report: Report) -> str:
+    more = len(report.findings) - 2
+    says = "; ".join(finding.say for finding in report.findings[:2])
+    return f"{says}; and {more} more" if more > 0 else says
+
+
+def _few_steps(asker: Asker) -> Report:
+    """Judge two calls of training, the second going on where the first ended, and a short batch."""
+    point, seed = asker.point, asker.cell.seed
+    order = full_batches(point.order(seed), 2 * CHECKED_STEPS)
+    asker.start()
+    for part in (order[:CHECKED_STEPS], order[CHECKED_STEPS:]):
+        asker.with_order("steps", [part])
+    losses, final, _ = asker.finish()
+    report = asker.judge_training(order, losses, final)
+    short = short_batch(point.order(seed))
+    if report.verdict == "wrong" or short is None:
+        return report
+    asker.start()
+    asker.with_order("steps", [short])
+    losses, final, _ = asker.finish()
+    of_short = asker.judge_training(short, losses, final)
+    return of_short if of_short.verdict == "wrong" else report
+
+
+# ── train ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
+    """A whole training from one seed."""
+    asker.ready()
+    order = asker.point.order(asker.cell.seed)
+    total = order.steps * asker.point.epochs
+    done, seconds, diverged = 0, 0.0, False
+    for first, last in pieces(asker.point.epochs):
+        reply = asker.with_order("steps", list(order.epochs(first, last)))
+        done += reply["steps"]
+        seconds += reply["seconds"]
+        advanced(done, total)
+        if diverged := not reply["finite"]:
+            break
+    losses, final, _ = asker.finish()
+    measured = {
+        "steps": done,
+        "first_loss": float(losses[0]),
+        "final_loss": float(losses[-1]),
+        "curve": _curve(losses),
+        "seconds": seconds,
+        "parameters_digest": final.digest(),
+    }
+    answer = Answer(
+        measured=measured,
+        arrays={"losses": losses, **final.arrays},
+        given_digest=asker.given_digest,
+    )
+    if diverged:
+        step = int(np.argmax(~np.isfinite(losses)))
+        answer.status = "diverged"
+        answer.say = (
+            f"the loss is {losses[step]} from step {step} of {total}; a smaller learning rate "
+            "may help"
+        )
+    else:
+        measured["accuracy"] = _accuracies(asker)
+    return answer
+
+
+def _curve(losses: Array) -> list[list[float]]:
+    """[step, loss] of at most CURVE_POINTS steps, the first and the last among them."""
+    steps = np.unique(np.linspace(0, len(losses) - 1, CURVE_POINTS).round().astype(int))
+    return [[int(step), float(losses[step])] for step in steps]
+
+
+def _accuracies(asker: Asker) -> dict[str, float]:
+    """The share of right answers on every part of the data; {} where it is no classification."""
+    if accuracy(asker.data["train_y"], asker.data["train_y"]) is None:
+        return {}
+    out = asker.given.scratch("predicted")
+    asker.worker.ask("predict", out=str(out))
+    shares = {
+        name: accuracy(output, asker.data[f"{name}_y"])
+        for name, output in protocol.load(out).items()
+    }
+    return {name: share for name, share in shares.items() if share is not None}
+
+
+def accuracy(output: Array, y: Array) -> float | None:
+    """The share of rows whose class is right, by the largest output, or by .5 where there is one.
+
+    Args:
+        output: (m, n_L), what the network says.
+        y: (m, n_L), one-hot rows or, in a single column, 0 and 1; None is returned for others.
+    """
+    if not np.isin(y, (0, 1)).all():
+        return None
+    if y.shape[1] == 1:
+        return float(((output > 0.5) == (y > 0.5)).mean())
+    if not (y.sum(axis=1) == 1).all():
+        return None
+    return float((output.argmax(axis=1) == y.argmax(axis=1)).mean())
+
+
+# ── speed ──────────────────────────────────────────────────────────────────────────────────────
+
+
+class Timing:
+    """One backend's part in a timing of several, sample by sample."""
+
+    def __init__(self, asker: Asker) -> None:
+        self.asker = asker
+        self.sized: protocol.Message = {}
+        self.warmups: list[float] = []
+        self.samples: list[float] = []
+        self.cpu_per_wall: list[float] = []
+
+    def prepare(self, verified: bool) -> Answer | None:
+        """Size the block of steps and judge what it computes; an answer where it may not be timed.
+
+        Args:
+            verified: whether the gradients have been judged right already.
+        """
+        asker = self.asker
+        asker.ready()
+        pool = full_batches(asker.point.order(asker.cell.seed), POOL)
+        if not verified:
+            status, say = verdict_of(asker.backpropagate(pool[0]))
+            if status == "wrong":
+                return self._refused(f"not timed: {say}")
+        self.sized = asker.with_order("size", [pool])
+        self.warmups = [self._sample(keep=True)]
+        steps = self.sized["steps"]
+        losses, final, _ = asker.finish()
+        judged = min(steps, 2 * CHECKED_STEPS)
+        report = asker.judge_training(
+            pool[:judged], losses[:judged], final if judged == steps else None
+        )
+        if losses.shape != (steps,):
+            return self._refused(f"not timed: {losses.shape} losses came from {steps} steps")
+        if report.verdict == "wrong":
+            return self._refused(
+                f"not timed: the very block of {steps} steps that would be timed trains wrongly: "
+                + _findings(report)
+            )
+        self.warmups += [self._sample() for _ in range(WARMUPS - 1)]
+        return None
+
+    def sample(self) -> None:
+        """Take one more sample."""
+        self.samples.append(self._sample())
+
+    def answer(self) -> Answer:
+        """What all the samples say together."""
+        from bpbench.measure.statistics import median_interval
+
+        asker, sized = self.asker, self.sized
+        peak = asker.finish()[2]["peak_bytes"]
+        median = float(np.median(self.samples))
+        busy = self.cpu_per_wall[-len(self.samples) :]
+        measured = {
+            "import_s": asker.worker.opened["import_s"],
+            "upload_s": sized["upload_s"],
+            "first_call_s": sized["first_call_s"],
+            "second_call_s": sized["second_call_s"],
+            "steps_per_sample": sized["steps"],
+            "samples": self.samples,
+            "warmups": self.warmups,
+            "cpu_per_wall": busy,
+            "median_s": median,
+            "min_s": min(self.samples),
+            "interval": list(median_interval(self.samples)),
+            "samples_per_s": asker.point.batch_size / median,
+            "peak_memory_bytes": peak,
+            "threads_observed": float(np.median(busy)),
+            "rounds": len(self.samples),
+        }
+        return Answer(measured=measured, given_digest=asker.given_digest)
+
+    def _sample(self, keep: bool = False) -> float:
+        reply = self.asker.worker.ask(
+            "sample", parameters=str(self.asker.parameters_file.path), keep=keep
+        )
+        self.cpu_per_wall.append(reply["cpu"] / reply["wall"])
+        return float(reply["wall"]) / int(self.sized["steps"])
+
+    def _refused(self, say: str) -> Answer:
+        return Answer("wrong", say, given_digest=self.asker.given_digest)

@@ -1,0 +1,174 @@
+"""Where do results lie, and which of them are there already? One file per cell, written whole.
+
+``RESULTS/<experiment>/<cell id>.json`` holds a row; what is too long for it, losses and parameters,
+lies beside it as ``.safetensors``. The row is written last: where it is, the cell is finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bpbench.cells import Cell
+from bpbench.errors import BpbenchError, UsageError
+from bpbench.network import Array
+
+SCHEMA = 1
+TEMPORARY = ".tmp-"
+SCRATCH = ".scratch-"
+LOCK = ".lock"
+
+Row = dict[str, Any]
+
+
+class Store:
+    """A folder of results, held by this process alone while it runs.
+
+    Args:
+        folder: made where it is not there.
+
+    Raises:
+        BpbenchError: the folder cannot be written, or another run holds it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Path]:
+        """Hold the folder, and give a folder for scratch that is gone afterwards.
+
+        The lock is the system's, so that a killed run leaves none; what else it left is removed.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise BpbenchError(f"results cannot be written to {self.folder}: {error}") from error
+        try:
+            self._lock(lock)
+            self._clean()
+            scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.folder)).resolve()
+            try:
+                yield scratch
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        finally:
+            os.close(lock)
+
+    def _lock(self, lock: int) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 100).decode(errors="replace").strip()
+            raise BpbenchError(
+                f"another run (process {holder}) is writing to {self.folder}; wait until it has "
+                "ended, or give another folder with --out"
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _clean(self) -> None:
+        for left in self.folder.glob(f"{SCRATCH}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(f"*/{TEMPORARY}*"):
+            left.unlink(missing_ok=True)
+
+    def path(self, cell: Cell) -> Path:
+        """Where a cell's row lies, or will lie."""
+        return self.folder / cell.point.experiment / f"{cell.id}.json"
+
+    def find(self, cell: Cell) -> Row | None:
+        """The row of a cell, or None where there is none that can be read."""
+        try:
+            return read_row(self.path(cell))
+        except (OSError, BpbenchError):
+            return None
+
+    def write(self, cell: Cell, row: Row, arrays: Mapping[str, Array] | None = None) -> Row:
+        """Write a cell's row, its arrays before it; returns the row as it will be read."""
+        from safetensors.numpy import save
+
+        path = self.path(cell)
+        path.parent.mkdir(exist_ok=True)
+        if arrays:
+            _write_whole(path.with_suffix(".safetensors"), save(dict(arrays)))
+        plain = _plain(row)
+        text = json.dumps(plain, indent=1, allow_nan=False)
+        _write_whole(path, text.encode() + b"\n")
+        return plain  # type: ignore[no-any-return]
+
+
+def read(folder: str | Path) -> list[Row]:
+    """Every row of a folder of results, sorted by experiment and cell.
+
+    Raises:
+        UsageError: there is no such folder.
+        BpbenchError: a file in it that is no result, or one of another bpbench.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UsageError(f"there is no folder of results {folder}")
+    return [read_row(path) for path in sorted(root.glob("[!.]*/[!.]*.json"))]
+
+
+def read_arrays(folder: str | Path, row: Row) -> dict[str, Array]:
+    """The arrays of a row: losses, (steps,), and the final W0, ..., b0, ...; {} where none are."""
+    from safetensors.numpy import load_file
+
+    cell = row["cell"]
+    path = Path(folder) / cell["experiment"] / f"{cell['id']}.safetensors"
+    return dict(load_file(path)) if path.is_file() else {}
+
+
+def read_row(path: Path) -> Row:
+    """One row.
+
+    Raises:
+        BpbenchError: the file is no result of this bpbench.
+    """
+    try:
+        row = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise BpbenchError(f"{path} is no result file ({error}); remove it") from error
+    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
+        found = row.get("schema") if isinstance(row, dict) else None
+        raise BpbenchError(
+            f"{path} is no result of this bpbench: its schema is {found!r}, expected {SCHEMA}; "
+            "remove it, or read it with the bpbench that wrote it"
+        )
+    return row
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """The file is there with all of its content, or not at all, whatever happens when."""
+    temporary = path.with_name(TEMPORARY + path.name)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _plain(value: Any) -> Any:
+    """Data as JSON can hold it: numbers that are not finite become None."""
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,356 @@
+"""Which worker does what, and what becomes of it? The parent of all workers.
+
+It imports no framework. Every cell ends as a row, whatever becomes of its worker, and every row is
+written before the next cell begins.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bpbench.cells import QUESTIONS, Cell, Point
+from bpbench.errors import UsageError, unknown
+from bpbench.execute import questions as ask_about
+from bpbench.execute.given import Given
+from bpbench.execute.process import CellEnded, Limits, Place, WorkerProcess
+from bpbench.execute.progress import Progress
+from bpbench.execute.questions import Answer, Asker, Timing
+from bpbench.execute.store import SCHEMA, Row, Store
+from bpbench.experiment import Experiment
+from bpbench.measure import machine, memory
+from bpbench.registry import split_mode
+
+FINISHED = ("ok", "wrong", "diverged", "unsupported")
+LOST = ("crashed", "timeout", "out of memory")
+"""Kept by a later run too, unless it is told to retry; "missing" is always tried again."""
+TIMEOUT = 300.0
+ROUNDS = 12
+AT_ONCE = 6
+"""Workers alive at the same time, and so the most that are timed side by side."""
+START_TRIES = 2
+"""How often a worker may fail to start before the rest of its cells are given up."""
+MEMORY_SHARE = 0.9
+
+T = TypeVar("T")
+
+
+def run(
+    experiments: Experiment | Sequence[Experiment],
+    *,
+    backends: Sequence[str] | None = None,
+    devices: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    out: str | Path = "results",
+    threads: int | Sequence[int] | None = None,
+    timeout: float | None = None,
+    questions: Sequence[str] | None = None,
+    retry: bool = False,
+    memory_limit: int | None = None,
+    python: Mapping[str, str] | None = None,
+    rounds: int = ROUNDS,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Run every cell that has no result yet, and return the rows of all.
+
+    Args:
+        experiments: what to run; the next six replace what they say.
+        backends: such as "torch", "jax:eager" or "my.py:Mine".
+        devices, dtypes, seeds, threads, questions: as in ``Experiment``.
+        out: the folder of results, made where it is not there.
+        timeout: seconds that a worker may take for one answer (a training gives about 50), before
+            its cell is given up; 300 where None.
+        retry: run those cells again, too, that crashed, timed out or ran out of memory; cells of
+            missing backends are always tried again, finished ones never.
+        memory_limit: bytes that a worker may have resident; 90 % of what is free where None.
+        python: backend -> the interpreter that runs it, where it is not this one.
+        rounds: samples that each backend gives to a timing.
+        progress: told what happens.
+
+    Raises:
+        UsageError: something that cannot be meant; nothing has been run then.
+        BpbenchError: the folder cannot be written, or another run holds it.
+        KeyboardInterrupt: workers have been ended, and finished rows kept.
+    """
+    chosen = [experiments] if isinstance(experiments, Experiment) else list(experiments)
+    cells = _cells(
+        chosen, backends=backends, devices=devices, dtypes=dtypes, seeds=seeds, threads=threads,
+        questions=questions,
+    )  # fmt: skip
+    limits = Limits(
+        _positive("timeout", TIMEOUT if timeout is None else timeout),
+        int(_positive("memory_limit", memory_limit or memory.available_bytes() * MEMORY_SHARE)),
+    )
+    _positive("rounds", rounds)
+    interpreters = _interpreters(python or {}, cells)
+    cores = {count: machine.idlest_cores(count) for count in {cell.threads for cell in cells}}
+
+    store = Store(out)
+    shown = progress or Progress()
+    with store.held() as scratch:
+        found = {cell: store.find(cell) for cell in cells}
+        keep = FINISHED if retry else FINISHED + LOST
+        kept = {cell: row for cell, row in found.items() if row and row["status"] in keep}
+        todo = [cell for cell in cells if cell not in kept]
+        shown.planned(todo, list(kept.values()))
+        supervisor = Supervisor(store, scratch, limits, interpreters, cores, rounds, shown)
+        rows = {**kept, **supervisor.run(todo, kept)}
+    return [rows[cell] for cell in cells]
+
+
+def _cells(experiments: Sequence[Experiment], **replaced: Any) -> list[Cell]:
+    """The cells of all experiments, those with the same workers beside one another."""
+    names = [experiment.name for experiment in experiments]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two experiments are called {name!r}; give each its own name")
+    for question in replaced["questions"] or ():
+        if question not in QUESTIONS:
+            raise unknown("question", question, QUESTIONS)
+    cells = [cell for experiment in experiments for cell in experiment.cells(**replaced)]
+    groups = {_group(cell): None for cell in cells}
+    return sorted(cells, key=lambda cell: list(groups).index(_group(cell)))
+
+
+def _group(cell: Cell) -> tuple[str, str, int]:
+    return cell.dtype, cell.device, cell.threads
+
+
+def _place(cell: Cell) -> Place:
+    return Place(cell.backend, cell.mode, cell.device, cell.dtype, cell.threads)
+
+
+def _positive(name: str, value: float) -> float:
+    if not value > 0:
+        raise UsageError(f"{name} is {value!r}; expected a number above 0")
+    return value
+
+
+def _interpreters(python: Mapping[str, str], cells: Sequence[Cell]) -> dict[str, str]:
+    names = {cell.backend for cell in cells}
+    for name, interpreter in python.items():
+        if split_mode(name)[0] not in names:
+            raise unknown("python: backend", name, names)
+        if not Path(interpreter).is_file():
+            raise UsageError(f"python: there is no interpreter {interpreter} for {name!r}")
+    return {name: str(python.get(name, sys.executable)) for name in names}
+
+
+class Supervisor:
+    """A run: its workers and what it knows of them.
+
+    Args:
+        store: where rows go.
+        scratch: a folder for what passes between the processes.
+        limits: of every worker.
+        interpreters: backend -> the Python that runs it.
+        cores: threads -> the cores that a worker with so many may use.
+        rounds: samples of each timing.
+        progress: told what happens.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        scratch: Path,
+        limits: Limits,
+        interpreters: Mapping[str, str],
+        cores: Mapping[int, Sequence[int]],
+        rounds: int,
+        progress: Progress,
+    ) -> None:
+        self._store = store
+        self._scratch = scratch
+        self._limits = limits
+        self._interpreters = interpreters
+        self._cores = cores
+        self._rounds = rounds
+        self._progress = progress
+        self._given = Given(scratch)
+        self._machine = machine.describe()
+        self._workers: dict[Place, WorkerProcess] = {}
+        self._started = 0
+        self._failures: dict[Place, list[CellEnded]] = {}
+        self._verified: dict[tuple[Point, Place], tuple[str, str]] = {}
+        self._rows: dict[Cell, Row] = {}
+
+    def run(self, cells: Sequence[Cell], kept: Mapping[Cell, Row]) -> dict[Cell, Row]:
+        """Run the cells, whose verdicts may lie among the rows kept; returns their rows."""
+        for cell, row in kept.items():
+            if cell.question == "verify":
+                self._verified[cell.point, _place(cell)] = row["status"], row["say"]
+        for group in _unique(map(_group, cells)):
+            places = _unique(_place(cell) for cell in cells if _group(cell) == group)
+            for first in range(0, len(places), AT_ONCE):
+                self._run_places(cells, places[first : first + AT_ONCE])
+        return self._rows
+
+    def _run_places(self, cells: Sequence[Cell], places: Sequence[Place]) -> None:
+        """Every cell of some places, whose workers live until all is done."""
+        try:
+            mine = [cell for cell in cells if _place(cell) in places]
+            for point in _unique(cell.point for cell in mine):
+                here = [cell for cell in mine if cell.point is point]
+                for cell in here:
+                    if cell.question != "speed":
+                        self._run_cell(cell)
+                self._time([cell for cell in here if cell.question == "speed"])
+                self._given.forget_orders()
+        finally:
+            self._end_workers()
+
+    # ── One cell ───────────────────────────────────────────────────────────────────────────────
+
+    def _run_cell(self, cell: Cell) -> None:
+        """Verify or train."""
+        stopwatch = Stopwatch()
+        self._progress.started(cell)
+        with stopwatch.running():
+            answer = self._attempt(cell, partial(self._ask, cell))
+        self._finish(cell, answer, stopwatch)
+
+    def _ask(self, cell: Cell) -> Answer:
+        if cell.question == "verify":
+            return ask_about.verify(self._asker(cell))
+        refused = self._refused(cell, "trained")
+        if refused:
+            return refused
+        return ask_about.train(self._asker(cell), partial(self._progress.advanced, cell))
+
+    def _asker(self, cell: Cell) -> Asker:
+        return Asker(self._worker(_place(cell)), self._given, cell)
+
+    def _refused(self, cell: Cell, done: str) -> Answer | None:
+        """What is to be said of a cell whose backend has been found wrong."""
+        status, say = self._verified.get((cell.point, _place(cell)), ("", ""))
+        return Answer("wrong", f"not {done}: {say}") if status == "wrong" else None
+
+    def _attempt(self, cell: Cell, work: Callable[[], T | Answer]) -> T | Answer:
+        """What some work with a cell's worker comes to, or how it ended."""
+        try:
+            return work()
+        except CellEnded as end:
+            if end.lost:
+                self._workers.pop(_place(cell), None)
+            return Answer(end.status, end.say, stderr=end.stderr)
+
+    def _finish(self, cell: Cell, answer: Answer, stopwatch: Stopwatch) -> None:
+        """Write the row of a cell that has ended, and tell of it."""
+        worker = self._workers.get(_place(cell))
+        opened = worker.opened if worker else {}
+        row: Row = {
+            "schema": SCHEMA,
+            "cell": {**cell.describe(), "mode": opened.get("mode", cell.mode)},
+            "status": answer.status,
+            "say": answer.say,
+            "stderr": answer.stderr,
+            "given_digest": answer.given_digest,
+            "measured": answer.measured,
+            "machine": self._machine,
+            "versions": opened.get("versions", {}),
+            "started": stopwatch.started.isoformat(timespec="seconds"),
+            "seconds": round(stopwatch.seconds, 3),
+        }
+        if cell.question == "verify" and answer.status in FINISHED:
+            self._verified[cell.point, _place(cell)] = answer.status, answer.say
+        self._rows[cell] = self._store.write(cell, row, answer.arrays)
+        self._progress.finished(self._rows[cell])
+
+    # ── Timing, side by side ───────────────────────────────────────────────────────────────────
+
+    def _time(self, cells: Sequence[Cell]) -> None:
+        """Time all cells of one point in rounds, in an order shuffled every round."""
+        stopwatches = {cell: Stopwatch() for cell in cells}
+        timings: dict[Cell, Timing] = {}
+
+        def attempt(cell: Cell, work: Callable[[], T | Answer]) -> T | None:
+            """Go one step on with a cell; None where it has ended with that."""
+            with stopwatches[cell].running():
+                found = self._attempt(cell, work)
+            if not isinstance(found, Answer):
+                return found
+            timings.pop(cell, None)
+            self._finish(cell, found, stopwatches[cell])
+            return None
+
+        for cell in cells:
+            self._progress.started(cell)
+            timing = attempt(cell, partial(self._prepared, cell))
+            if timing:
+                timings[cell] = timing
+        shuffled = random.Random(0)
+        for done in range(self._rounds):
+            for cell in shuffled.sample(list(timings), len(timings)):
+                attempt(cell, timings[cell].sample)
+                self._progress.advanced(cell, done + 1, self._rounds)
+        for cell in list(timings):
+            attempt(cell, timings[cell].answer)
+
+    def _prepared(self, cell: Cell) -> Timing | Answer:
+        refused = self._refused(cell, "timed")
+        if refused:
+            return refused
+        timing = Timing(self._asker(cell))
+        status, _ = self._verified.get((cell.point, _place(cell)), ("", ""))
+        return timing.prepare(verified=status == "ok") or timing
+
+    # ── Workers ────────────────────────────────────────────────────────────────────────────────
+
+    def _worker(self, place: Place) -> WorkerProcess:
+        """The worker of a place, started where there is none.
+
+        Raises:
+            CellEnded: it cannot be started, now or as often as was tried before.
+        """
+        if place in self._workers:
+            return self._workers[place]
+        failures = self._failures.setdefault(place, [])
+        if failures and (not failures[-1].lost or len(failures) >= START_TRIES):
+            raise failures[-1]
+        self._started += 1
+        worker = WorkerProcess(
+            place, self._interpreters[place.backend], self._cores[place.threads], self._limits,
+            self._scratch / f"worker-{self._started}.log",
+        )  # fmt: skip
+        self._workers[place] = worker
+        try:
+            worker.open()
+        except CellEnded as end:
+            worker.kill()
+            del self._workers[place]
+            failures.append(end)
+            raise
+        failures.clear()
+        return worker
+
+    def _end_workers(self) -> None:
+        while self._workers:
+            self._workers.popitem()[1].kill()
+
+
+class Stopwatch:
+    """When a cell was begun, and the seconds that were spent on it alone."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC)
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += time.monotonic() - start
+
+
+def _unique(items: Any) -> list[Any]:
+    return list(dict.fromkeys(items))

@@ -1,0 +1,74 @@
+"""Which computer is this, and which of its cores may be used?"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bpbench.errors import UsageError
+
+
+def describe() -> dict[str, Any]:
+    """What a time depends on: processor, cores, memory, system, clock governor and load."""
+    fixed = {
+        "cpu": _processor(),
+        "cores": psutil.cpu_count(logical=False),
+        "cpus": psutil.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+    whole = f"{platform.node()} {fixed}"
+    return {
+        "id": hashlib.sha256(whole.encode()).hexdigest()[:12],
+        **fixed,
+        "usable_cpus": len(usable_cores()),
+        "python": platform.python_version(),
+        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load": [round(value, 2) for value in os.getloadavg()],
+    }
+
+
+def usable_cores() -> list[int]:
+    """The numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def idlest_cores(count: int, seconds: float = 0.2) -> list[int]:
+    """The ``count`` usable cores that did least in the last ``seconds``.
+
+    Raises:
+        UsageError: there are not that many.
+    """
+    usable = usable_cores()
+    if count > len(usable):
+        raise UsageError(
+            f"threads is {count}, but this process may use {len(usable)} of the machine's cores; "
+            f"expected 1 to {len(usable)}"
+        )
+    if count == len(usable):
+        return usable
+    busy = psutil.cpu_percent(interval=seconds, percpu=True)
+    quietness = {core: busy[core] if core < len(busy) else 0.0 for core in usable}
+    return sorted(sorted(usable, key=lambda core: quietness[core])[:count])
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _first_line(path: str) -> str | None:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text().strip()
+    return None

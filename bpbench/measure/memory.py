@@ -1,0 +1,59 @@
+"""How much memory does a process take, and how much is there?"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import psutil
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has ever had resident."""
+    with contextlib.suppress(OSError):
+        # not getrusage where this is to be had: its figure survives exec, and so would be the
+        # parent's where that was larger
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process and its children have resident; 0 where it is gone."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0
+    total = 0
+    for member in family:
+        with contextlib.suppress(psutil.Error):  # it may end while it is asked
+            total += member.memory_info().rss
+    return total
+
+
+def available_bytes() -> int:
+    """The memory that can be had without swapping, within the limit of this control group."""
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
+            root = Path("/sys/fs/cgroup")
+            left = int((root / limit).read_text()) - int((root / used).read_text())
+            free = min(free, left)
+    return free
+
+
+def system_kills() -> int:
+    """How many processes the system has killed since it started because memory ran out."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
