@@ -83,7 +83,9 @@ class TensorFlowModel(Model):
 
     def __init__(self, backend: TensorFlowBackend, network: MLP, parameters: Parameters) -> None:
         self._compiled = (
-            partial(tf.function, jit_compile=True) if backend.mode == "function" else lambda f: f
+            partial(tf.function, jit_compile=True, autograph=False)
+            if backend.mode == "function"
+            else lambda f: f
         )
         self._forward = self._compiled(partial(_output, network))
         self._differentiate = self._compiled(partial(_differentiate, network))
@@ -98,7 +100,7 @@ class TensorFlowModel(Model):
         return np.array(array)
 
     def synchronize(self) -> None:
-        tf.experimental.sync_devices()
+        tf.test.experimental.sync_devices()
 
     def write_parameters(self, parameters: Parameters) -> None:
         self.W = tuple(map(self.upload, parameters.W))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -108,7 +107,7 @@ class TorchModel(Model):
         return torch.tensor(array, device=self.backend.device)
 
     def download(self, array: Tensor) -> Array:
-        return np.array(array.detach().cpu())
+        return array.detach().cpu().numpy().copy()
 
     def synchronize(self) -> None:
         if self.backend.device == "cuda":

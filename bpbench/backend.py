@@ -152,7 +152,7 @@ class Model(ABC):
             Everything on the host, as NumPy arrays in the backend's dtype.
 
         Raises:
-            UsageError: wrong shapes, values that are not finite, or not exactly one of y, cotangent.
+            UsageError: wrong shapes, values that are not finite, or not one of y and cotangent.
 
         Source: sections 3.1 and 3.2.
         """
@@ -177,9 +177,7 @@ class Model(ABC):
         )
         return map_arrays(self.download, found)
 
-    def train(
-        self, x: ArrayLike, y: ArrayLike, order: ArrayLike, optimizer: Optimizer
-    ) -> Array:
+    def train(self, x: ArrayLike, y: ArrayLike, order: ArrayLike, optimizer: Optimizer) -> Array:
         """Train one step per row of ``order``; a second call goes on where the first ended.
 
         Args:
@@ -211,7 +209,7 @@ class Model(ABC):
         return Parameters(tuple(map(self.download, W)), tuple(map(self.download, b)))
 
     def set_parameters(self, parameters: Parameters) -> None:
-        """Start again from ``parameters``: the optimizer's state is reset, nothing is compiled anew.
+        """Start again from ``parameters``: the optimizer's state is reset, nothing compiled anew.
 
         Raises:
             UsageError: parameters of another network.
@@ -241,7 +239,7 @@ class Model(ABC):
                 f"order has shape {rows.shape} and dtype {rows.dtype}; "
                 "expected whole numbers of shape (steps, batch): rows of x"
             )
-        if rows.size and not (0 <= rows.min() and rows.max() < data.rows):
+        if rows.size and (rows.min() < 0 or rows.max() >= data.rows):
             raise UsageError(
                 f"order holds rows from {rows.min()} to {rows.max()}, "
                 f"but x has the rows 0 to {data.rows - 1}"

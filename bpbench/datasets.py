@@ -1,6 +1,6 @@
 """What is learnt from, and in which order? Data sets, their parts and the batches of an epoch.
 
-Everything is drawn by NumPy from a seed, so that every backend sees the same rows in the same order.
+Everything is drawn by NumPy from a seed: every backend sees the same rows in the same order.
 """
 
 from __future__ import annotations
@@ -237,9 +237,7 @@ def csv(
     if classes:
         y = one_hot(np.unique(labels, return_inverse=True)[1])
     else:
-        y = np.array(
-            [[_number(path, line, header[column], row[column])] for line, row in rows]
-        )
+        y = np.array([[_number(path, line, header[column], row[column])] for line, row in rows])
     if not 0 <= test_share + validation_share < 1 or min(test_share, validation_share) < 0:
         raise UsageError(
             f"csv: test_share={test_share}, validation_share={validation_share}; "
@@ -291,10 +289,18 @@ def one_hot(labels: ArrayLike, classes: int | None = None) -> Array:
 
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_FILES = {
-    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
 }
 """The four files and their sha256."""
 

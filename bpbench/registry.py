@@ -1,4 +1,4 @@
-"""Which backends are there? From a name to a backend, without importing a framework to list them."""
+"""Which backends are there? From a name to a class, importing no framework to list them."""
 
 from __future__ import annotations
 
@@ -147,7 +147,9 @@ def backend_class(name: str, mode: str | None = None) -> type[Backend]:
     try:
         return _checked(point.load(), f"entry point {point.value!r}")
     except (ImportError, AttributeError) as error:
-        raise MissingBackend(f"backend {name!r} ({point.value}) cannot be loaded: {error}") from error
+        raise MissingBackend(
+            f"backend {name!r} ({point.value}) cannot be loaded: {error}"
+        ) from error
 
 
 def _built_in(name: str, entry: Entry, mode: str | None) -> type[Backend]:
@@ -174,7 +176,9 @@ def _missing(name: str, entry: Entry) -> str | None:
 
 
 def _remedy(entry: Entry) -> str:
-    return f"pip install 'bpbench[{entry.extra}]'" if entry.extra else f"pip install {entry.package}"
+    return (
+        f"pip install 'bpbench[{entry.extra}]'" if entry.extra else f"pip install {entry.package}"
+    )
 
 
 def _version(entry: Entry) -> str | None:

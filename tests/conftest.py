@@ -1,0 +1,49 @@
+"""One suite for every backend: what each test is handed, and what a missing framework means."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+import bpbench
+from bpbench.registry import BUILT_IN
+
+IN_PROCESS = [
+    f"{name}:{mode}"
+    for name, entry in BUILT_IN.items()
+    for mode in entry.targets
+    if name != "keras" or mode == "jax"  # Keras has one engine in a process
+]
+"""Every backend and mode that can be tested in one process."""
+
+SLOW = {"jax:eager", "torch:compiled", "keras:jax"}
+"""Modes that compile anew for each shape: seconds for every network."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-backends",
+        action="store_true",
+        help="a backend whose framework is not installed fails its tests instead of skipping them",
+    )
+
+
+@pytest.fixture(params=IN_PROCESS)
+def spec(request: pytest.FixtureRequest) -> str:
+    """A backend and mode, such as "torch:eager", whose framework is installed."""
+    name = request.param.partition(":")[0]
+    (info,) = [info for info in bpbench.list_backends() if info.name == name]
+    if not info.available:
+        verdict = pytest.fail if request.config.getoption("--require-backends") else pytest.skip
+        verdict(str(info.reason))
+    return str(request.param)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
