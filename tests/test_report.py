@@ -8,7 +8,6 @@ import json
 import math
 
 import pytest
-from result_rows import row
 
 from bpbench.errors import UsageError
 from bpbench.report import document, numbers, render
@@ -22,6 +21,7 @@ from bpbench.report.tables import (
     speed,
     tables,
 )
+from tests.result_rows import row
 
 # ── Numbers for people ─────────────────────────────────────────────────────────────────────────
 
