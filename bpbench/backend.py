@@ -372,7 +372,10 @@ def map_arrays(
     function: Callable[[DeviceArray], Array], found: Backpropagation[DeviceArray]
 ) -> Backpropagation[Array]:
     """The same backpropagation with ``function`` applied to every array, and the loss a float."""
-    each = lambda arrays: tuple(function(array) for array in arrays)  # noqa: E731
+
+    def each(arrays: tuple[DeviceArray, ...]) -> tuple[Array, ...]:
+        return tuple(function(array) for array in arrays)
+
     return Backpropagation(
         loss=None if found.loss is None else float(function(found.loss)),
         z=each(found.z),
