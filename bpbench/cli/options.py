@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
 from bpbench.errors import BpbenchError, unknown
-from bpbench.experiment import DTYPES, check_backend
+from bpbench.experiment import DTYPES, Experiment, check_backend
 from bpbench.registry import BUILT_IN, list_backends, modes_of, split_mode
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -57,11 +57,17 @@ class Where:
 
     Attributes:
         arguments: for ``bpbench.execute.run``; None where nothing was asked for.
-        required: the bare names of the backends that were asked for one by one: they must be there.
+        named: the bare names of the backends that were asked for one by one.
     """
 
     arguments: dict[str, Any]
-    required: frozenset[str]
+    named: frozenset[str]
+
+    def required(self, experiments: Iterable[Experiment]) -> set[str]:
+        """The bare names of the backends that must be there: those that somebody named."""
+        if self.arguments["backends"] is not None:
+            return set(self.named)
+        return {split_mode(name)[0] for each in experiments for name in each.backends or ()}
 
 
 def common(command: F) -> F:
@@ -88,8 +94,8 @@ def where_to_run(command: Callable[..., Any]) -> Callable[..., Any]:
         timeout: float | None,
         **others: Any,
     ) -> Any:
-        required = frozenset(split_mode(name)[0] for name in backends) - {"all"}
-        _check_devices(devices, required or frozenset(BUILT_IN))
+        named = frozenset(split_mode(name)[0] for name in backends) - {"all"}
+        _check_devices(devices, named or frozenset(BUILT_IN))
         arguments = {
             "backends": _each_mode(backends) or None,
             "devices": devices or None,
@@ -97,7 +103,7 @@ def where_to_run(command: Callable[..., Any]) -> Callable[..., Any]:
             "threads": threads,
             "timeout": timeout,
         }
-        return command(*args, where=Where(arguments, required), **others)
+        return command(*args, where=Where(arguments, named), **others)
 
     decorated: Callable[..., Any] = with_where
     for option in (

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from bpbench import report
 from bpbench.report.documents import as_json
+
+NOTE_WIDTH = 100
 
 
 def show(text: str) -> None:
@@ -34,7 +37,8 @@ def results(rows: Sequence[Mapping[str, Any]], json_: bool) -> None:
     from bpbench.report.tables import findings, problems, tables
 
     for table in tables(rows):
-        show("\n".join((table.title, "", table.text(), *table.notes, "")))
+        notes = (textwrap.fill(text, NOTE_WIDTH) for text in table.notes)
+        show("\n\n".join((table.title, table.text(), *notes)) + "\n")
     for sentence in (*findings(rows), *problems(rows)):
         show(sentence)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ class Lines(Progress):
         output.note(
             f"[{self.done}/{self.total}] {_what(row['cell'])}: {outcome(row)}{say} ({took})"
         )
+        if self.verbose and row.get("stderr"):
+            output.note(textwrap.indent(row["stderr"], "    "))
 
 
 class Board(Progress):

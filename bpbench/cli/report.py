@@ -48,10 +48,11 @@ def command(
     every cell with all that was measured.
     """
     from bpbench.execute import store
+    from bpbench.report.agreement import with_agreement
 
     if not results.is_dir():
         raise UsageError(f"there is no folder of results {results}; expected what --out named")
-    rows = store.read(results)
+    rows = with_agreement(store.read(results), results)
     if not rows:
         raise UsageError(f"{results} holds no result files; bpbench run writes them")
 

@@ -61,6 +61,7 @@ def command(
     from bpbench.cli.progress import shown
     from bpbench.execute import run
     from bpbench.experiment import load
+    from bpbench.report.agreement import with_agreement
 
     experiments = [experiment for script in scripts for experiment in load(script)]
     with shown(quiet, verbose) as progress:
@@ -73,5 +74,5 @@ def command(
             retry=retry,
             progress=progress,
         )
-    output.results(rows, json_)
-    return exit_code(rows, where.required)
+    output.results(with_agreement(rows, out), json_)
+    return exit_code(rows, where.required(experiments))

@@ -101,7 +101,7 @@ def command(
             progress=progress,
         )
     output.results(rows, json_)
-    return exit_code(rows, where.required)
+    return exit_code(rows, where.required(experiments))
 
 
 def random_experiment(

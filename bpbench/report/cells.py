@@ -16,6 +16,13 @@ WHERE = ("backend", "mode", "device", "dtype", "threads")
 """What tells the cells of one experiment apart, but for the question and the seed."""
 POINT = "point."
 """Starts the columns of what an experiment varies: "point.learning_rate"."""
+VARIANT = "variant"
+DEFINITION = (
+    "network_text", "data", "data_digest", "optimizer", "epochs", "batch_size", "initial",
+    "shuffle", "drop_last",
+)  # fmt: skip
+"""What an experiment declares. A folder keeps the results of a script as it was before a change, so
+that one experiment may have several definitions: the column ``variant`` tells them apart."""
 
 
 def flat(rows: Iterable[Row]) -> pd.DataFrame:
@@ -24,8 +31,15 @@ def flat(rows: Iterable[Row]) -> pd.DataFrame:
     Columns are absent where no cell has them; times are in seconds, memory in bytes, shares from
     0 to 1, errors relative to each tensor's largest entry.
     """
-    lines = [_line(row) for row in sorted(rows, key=_place)]
+    ordered = in_order(rows)
+    several = _several_definitions(ordered)
+    lines = [_line(row, several.get(_experiment(row), ())) for row in ordered]
     return pd.DataFrame(lines, columns=list(dict.fromkeys(key for line in lines for key in line)))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """The rows by experiment, point and dtype, then in the order of the registry."""
+    return sorted(rows, key=_place)
 
 
 def points(frame: pd.DataFrame) -> list[str]:
@@ -33,13 +47,38 @@ def points(frame: pd.DataFrame) -> list[str]:
     return [column for column in frame.columns if str(column).startswith(POINT)]
 
 
-def _line(row: Row) -> dict[str, Any]:
+def work(row: Row) -> tuple[Any, ...]:
+    """What two rows have in common that did the same work, on whichever backend."""
+    cell = row["cell"]
+    definition = tuple(str(cell.get(name)) for name in DEFINITION)
+    return (*_experiment(row), *definition, cell["question"], cell["dtype"], cell["seed"])
+
+
+def _experiment(row: Row) -> tuple[str, str]:
+    return row["cell"]["experiment"], str(row["cell"].get("point"))
+
+
+def _several_definitions(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
+    """The parts of its definition that an experiment's rows do not agree on."""
+    found: dict[tuple[str, str], list[set[str]]] = {}
+    for row in rows:
+        values = found.setdefault(_experiment(row), [set() for _ in DEFINITION])
+        for name, seen in zip(DEFINITION, values, strict=True):
+            seen.add(str(row["cell"].get(name)))
+    return {
+        experiment: [name for name, seen in zip(DEFINITION, values, strict=True) if len(seen) > 1]
+        for experiment, values in found.items()
+    }
+
+
+def _line(row: Row, several: Sequence[str]) -> dict[str, Any]:
     cell = row["cell"]
     measured = row.get("measured") or {}
     reading = {"verify": _verify, "speed": _speed, "train": _train}[cell["question"]]
     return {
         "experiment": cell["experiment"],
         **{POINT + name: value for name, value in (cell.get("point") or {}).items()},
+        **({VARIANT: _variant(cell, several)} if several else {}),
         **{name: cell[name] for name in WHERE},
         "seed": cell["seed"],
         "question": cell["question"],
@@ -48,6 +87,10 @@ def _line(row: Row) -> dict[str, Any]:
         "say": row.get("say") or "",
         "id": cell["id"],
     }
+
+
+def _variant(cell: Row, several: Sequence[str]) -> str:
+    return ", ".join(f"{name.removesuffix('_text')} {cell.get(name)}" for name in several)
 
 
 def _verify(measured: Row) -> dict[str, Any]:
@@ -106,7 +149,6 @@ def _or_infinite(value: float | None) -> float:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    """Where a row stands: by experiment, point and dtype, then in the order of the registry."""
     cell = row["cell"]
     names = list(BUILT_IN)
     modes = list(BUILT_IN[cell["backend"]].targets) if cell["backend"] in BUILT_IN else []

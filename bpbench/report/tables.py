@@ -13,7 +13,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from bpbench.report import numbers
-from bpbench.report.cells import POINT, WHERE, Row, flat, points
+from bpbench.report.cells import POINT, VARIANT, WHERE, Row, flat, points
 from bpbench.report.numbers import NOTHING
 
 Line = dict[str, Any]
@@ -81,7 +81,7 @@ def gradient_agreement(cells: pd.DataFrame) -> Table:
             Column("training", lambda line: line.get("training_verdict") or NOTHING),
         ),
         (
-            "worst error: the largest error of any loss, z, a, delta, dW, db or input gradient, "
+            "Worst error: the largest error of any loss, z, a, delta, dW, db or input gradient, "
             "relative to the largest entry of its tensor. In sigmas: in standard deviations of the "
             "rounding that this network allows in this dtype; above 8 is wrong. Would see: the "
             "relative error of a whole tensor that could not have gone unseen in any of them. "
@@ -165,7 +165,9 @@ def _of(cells: pd.DataFrame, question: str) -> pd.DataFrame:
 
 
 def _keys(frame: pd.DataFrame) -> list[str]:
-    return [name for name in ("experiment", *points(frame), *WHERE) if name in frame.columns]
+    return [
+        name for name in ("experiment", *points(frame), VARIANT, *WHERE) if name in frame.columns
+    ]
 
 
 def _relative_to_fastest(frame: pd.DataFrame) -> pd.DataFrame:
