@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -92,4 +93,5 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that knows no σ shows ? for it
-    commands.main(arguments, prog_name="bpbench")
+    typed = sys.argv[1:] if arguments is None else arguments
+    commands.main(typed, prog_name="bpbench", obj=shlex.join(["bpbench", *typed]))

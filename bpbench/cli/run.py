@@ -41,7 +41,9 @@ from bpbench.cli.options import Name, Where, common, where_to_run
 )
 @where_to_run
 @common
+@click.pass_obj
 def command(
+    typed: str,
     scripts: tuple[str, ...],
     where: Where,
     seeds: int | None,
@@ -73,6 +75,7 @@ def command(
             out=out,
             retry=retry,
             progress=progress,
+            command=typed,
         )
     output.results(with_agreement(rows, out), json_)
     return exit_code(rows, where.required(experiments))

@@ -58,6 +58,7 @@ def run(
     python: Mapping[str, str] | None = None,
     rounds: int = ROUNDS,
     progress: Progress | None = None,
+    command: str = "",
 ) -> list[Row]:
     """Run every cell that has no result yet, and return the rows of all.
 
@@ -74,6 +75,7 @@ def run(
         python: backend -> the interpreter that runs it, where it is not this one.
         rounds: samples that each backend gives to a timing.
         progress: told what happens.
+        command: what a person typed for this; rows keep it, so that reports can say it.
 
     Raises:
         UsageError: something that cannot be meant; nothing has been run then.
@@ -101,7 +103,7 @@ def run(
         kept = {cell: row for cell, row in found.items() if row and row["status"] in keep}
         todo = [cell for cell in cells if cell not in kept]
         shown.planned(todo, list(kept.values()))
-        supervisor = Supervisor(store, scratch, limits, interpreters, cores, rounds, shown)
+        supervisor = Supervisor(store, scratch, limits, interpreters, cores, rounds, shown, command)
         rows = {**kept, **supervisor.run(todo, kept)}
     return [rows[cell] for cell in cells]
 
@@ -155,6 +157,7 @@ class Supervisor:
         cores: threads -> the cores that a worker with so many may use.
         rounds: samples of each timing.
         progress: told what happens.
+        command: what a person typed.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class Supervisor:
         cores: Mapping[int, Sequence[int]],
         rounds: int,
         progress: Progress,
+        command: str = "",
     ) -> None:
         self._store = store
         self._scratch = scratch
@@ -174,6 +178,7 @@ class Supervisor:
         self._cores = cores
         self._rounds = rounds
         self._progress = progress
+        self._command = command
         self._given = Given(scratch)
         self._machine = machine.describe()
         self._workers: dict[Place, WorkerProcess] = {}
@@ -254,6 +259,7 @@ class Supervisor:
             "stderr": answer.stderr,
             "given_digest": answer.given_digest,
             "measured": answer.measured,
+            "command": self._command,
             "machine": self._machine,
             "versions": opened.get("versions", {}),
             "started": stopwatch.started.isoformat(timespec="seconds"),
