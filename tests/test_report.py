@@ -7,10 +7,13 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from bpbench.errors import UsageError
 from bpbench.report import document, numbers, render
+from bpbench.report.agreement import with_agreement
 from bpbench.report.cells import flat
 from bpbench.report.documents import as_json, write_whole
 from bpbench.report.tables import (
@@ -280,3 +283,41 @@ def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"report\.md cannot be written"):
         write_whole(tmp_path / "file" / "report.md", "text")
+
+
+# ── Held against NumPy's training ──────────────────────────────────────────────────────────────
+
+
+def trained(folder, backend, mode, losses, W, **what):
+    """A row of a training and, in a folder of results, its arrays."""
+    result = row("train", backend, mode, **what)
+    path = folder / "xor" / f"{result['cell']['id']}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    save_file({"losses": np.array(losses), "W0": np.array([W])}, path)
+    return result
+
+
+def test_trainings_are_held_against_numpys_of_the_same_work(tmp_path):
+    rows = [
+        trained(tmp_path, "torch", "eager", [1.0, 0.5, 0.3], [1.0, 2.5]),
+        trained(tmp_path, "jax", "scan", [1.0, 0.5, 0.25], [1.0, 2.0]),
+        trained(tmp_path, "jax", "scan", [1.0], [7.0], seed=1),
+        trained(tmp_path, "numpy", "reference", [1.0, 0.5, 0.25], [1.0, 2.0]),
+    ]
+    found = [each["measured"].get("parts_from_numpy") for each in with_agreement(rows, tmp_path)]
+    same = {"step": None, "largest": 0.0}
+    assert found == [{"step": 2, "largest": 0.5}, same, None, same]
+    assert "parts_from_numpy" not in rows[0]["measured"]
+
+
+def test_without_numpys_training_nothing_is_said_of_agreement(tmp_path):
+    rows = [trained(tmp_path, "torch", "eager", [1.0], [1.0])]
+    assert with_agreement(rows, tmp_path) == rows
+    assert shown(convergence(flat(rows)), "parameters") == ["–"]
+
+
+def test_results_from_before_a_change_of_the_script_are_told_apart():
+    before, after = row("train"), row("train")
+    after["cell"]["epochs"] = 20
+    assert shown(convergence(flat([before, after])), "variant") == ["epochs 10", "epochs 20"]
+    assert "variant" not in flat([before, row("train", seed=1)]).columns
