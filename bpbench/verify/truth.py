@@ -6,7 +6,7 @@ that nothing cancels: e^-|z| stands for what would otherwise be 1 - a. No backen
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,86 +15,105 @@ from numpy.typing import ArrayLike
 from bpbench.backend import Backpropagation, Gradients
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.verify.extended import EXTENDED, as_array, constant, matmul
 
-Activation = Callable[[Array], tuple[Array, Array]]
+Numbers = Any
+"""An array of any precision: float32, float64, longdouble, or ``DoubleDouble``."""
+Formula = Callable[[Numbers], tuple[Numbers, Numbers]]
 """z -> f(z), f'(z), entry by entry."""
 
 
 def precision_above(dtype: str) -> str:
     """The dtype that judges ``dtype``: float64 for float32 and lower, extended for float64."""
-    return "longdouble" if np.dtype(dtype).itemsize >= 8 else "float64"
+    return EXTENDED if np.dtype(dtype).itemsize >= 8 else "float64"
 
 
 # ── Activations: the value and the derivative at z ─────────────────────────────────────────────
 
 
-def _identity(z: Array) -> tuple[Array, Array]:
+def _identity(z: Numbers) -> tuple[Numbers, Numbers]:
     return z, np.ones_like(z)
 
 
-def _sigmoid(z: Array) -> tuple[Array, Array]:
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, e) / (1 + e), e / (1 + e) ** 2
+def _sigmoid(z: Numbers) -> tuple[Numbers, Numbers]:
+    e = np.exp(-abs(z))
+    return np.where(z >= 0, np.ones_like(z), e) / (e + 1.0), e / (e + 1.0) / (e + 1.0)
 
 
-def _tanh(z: Array) -> tuple[Array, Array]:
-    e = np.exp(-2 * np.abs(z))
-    return np.sign(z) * -np.expm1(-2 * np.abs(z)) / (1 + e), 4 * e / (1 + e) ** 2
+def _tanh(z: Numbers) -> tuple[Numbers, Numbers]:
+    e = np.exp(-2.0 * abs(z))
+    size = -np.expm1(-2.0 * abs(z)) / (e + 1.0)
+    return np.where(z >= 0, size, -size), 4.0 * e / (e + 1.0) / (e + 1.0)
 
 
-def _relu(z: Array) -> tuple[Array, Array]:
-    return np.maximum(z, 0), (z > 0).astype(z.dtype)
-
-
-def _leaky_relu(z: Array) -> tuple[Array, Array]:
-    slope = np.where(z > 0, 1, z.dtype.type(LEAKY_RELU_SLOPE))
-    return slope * z, slope
-
-
-def _elu(z: Array) -> tuple[Array, Array]:
-    below = np.minimum(z, 0)
+def _elu(z: Numbers) -> tuple[Numbers, Numbers]:
+    below = np.minimum(z, 0.0)
     return np.where(z > 0, z, np.expm1(below)), np.exp(below)
 
 
-def _softplus(z: Array) -> tuple[Array, Array]:
-    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))), _sigmoid(z)[0]
+def _softplus(z: Numbers) -> tuple[Numbers, Numbers]:
+    return np.maximum(z, 0.0) + np.log1p(np.exp(-abs(z))), _sigmoid(z)[0]
 
 
-def _gelu(z: Array) -> tuple[Array, Array]:
+def _gelu(z: Numbers) -> tuple[Numbers, Numbers]:
     cdf = gaussian_cdf(z)
-    density = np.exp(-z * z / 2) / np.sqrt(8 * np.arctan(z.dtype.type(1)))
-    return z * cdf, cdf + z * density
+    return z * cdf, cdf + z * gaussian_density(z)
 
 
-def _silu(z: Array) -> tuple[Array, Array]:
+def _silu(z: Numbers) -> tuple[Numbers, Numbers]:
     s, slope = _sigmoid(z)
     return z * s, s + z * slope
 
 
-def gaussian_cdf(z: Array) -> Array:
-    """The standard normal distribution function, in the dtype of z."""
-    from scipy.special import ndtr
-
-    return np.asarray(ndtr(z.astype(np.float64))).astype(z.dtype)
+def gaussian_density(z: Numbers) -> Numbers:
+    """e^(-z^2 / 2) / sqrt(2 pi), in the precision of z."""
+    return np.exp(-0.5 * z * z) * constant(z, 0.3989422804014327, -2.4923272022777166e-17)
 
 
-ACTIVATIONS: dict[str, Activation] = {
+def gaussian_cdf(z: Numbers) -> Numbers:
+    """The standard normal distribution function, in the precision of z.
+
+    Up to 3, 1/2 + density * (z + z^3 / 3 + z^5 / 15 + ...), whose terms have one sign; above, the
+    tail is density / (z + 1 / (z + 2 / (z + 3 / ...))).
+
+    Sources: Marsaglia 2004, "Evaluating the normal distribution"; Laplace 1805.
+    """
+    short = isinstance(z, np.ndarray) and np.finfo(z.dtype).nmant < 64
+    terms, depth = (37, 60) if short else (65, 140)  # enough for 64 and 113 bits
+    size = abs(z)
+    density = gaussian_density(z)
+    near = np.minimum(size, 3.0)
+    square = near * near
+    term = total = near
+    for odd in range(3, 2 * terms, 2):
+        term = term * square / float(odd)
+        total = total + term
+    far = np.maximum(size, 3.0)
+    fraction = far
+    for n in range(depth, 0, -1):
+        fraction = far + float(n) / fraction
+    tail = np.where(size < 3, 0.5 - density * total, density / fraction)
+    return np.where(z > 0, 1.0 - tail, tail)
+
+
+def softmax(z: Numbers) -> Numbers:
+    """e^z over its sum, row by row."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+CORNERS = {"relu": 0.0, "leaky_relu": LEAKY_RELU_SLOPE}
+"""Activations with a corner at 0: z above it, slope * z elsewhere."""
+
+FORMULAS: dict[str, Formula] = {
     "identity": _identity,
     "sigmoid": _sigmoid,
     "tanh": _tanh,
-    "relu": _relu,
-    "leaky_relu": _leaky_relu,
     "elu": _elu,
     "softplus": _softplus,
     "gelu": _gelu,
     "silu": _silu,
 }
-
-
-def softmax(z: Array) -> Array:
-    """e^z over its sum, row by row."""
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
 
 
 # ── One pass forward and back ──────────────────────────────────────────────────────────────────
@@ -109,6 +128,7 @@ def backpropagate(
     cotangent: ArrayLike | None = None,
     l2: float = 0.0,
     dtype: str,
+    positive: Sequence[Array] | None = None,
 ) -> Backpropagation[Any]:
     """Everything that one forward and one backward pass computes, in ``dtype``.
 
@@ -119,73 +139,109 @@ def backpropagate(
         y: (m, n_L), the expected outputs, or
         cotangent: (m, n_L), dL/da[-1].
         l2: adds 0.5 * l2 * sum of W^2 to the loss.
-        dtype: what to compute in: "float32", "float64" or "longdouble".
+        dtype: what to compute in: "float32", "float64", "longdouble" or "doubledouble".
+        positive: (m, n_l) each, which side of a relu's corner each unit is on, instead of z > 0.
 
     Returns:
         Arrays of ``dtype``, the shapes as in ``Model.backpropagate``.
 
     Source: sections 3.1 and 3.2.
     """
-    W = [np.asarray(w, dtype) for w in parameters.W]
-    b = [np.asarray(v, dtype) for v in parameters.b]
-    inputs = np.asarray(x, dtype)
-    m = inputs.dtype.type(len(inputs))
-    z: list[Array] = []
-    a: list[Array] = []
-    slopes: list[Array | None] = []
-    below = inputs
-    for layer, name in enumerate(network.activations):
-        z.append(below @ W[layer].T + (b[layer] if b else 0))
-        value, slope = (softmax(z[-1]), None) if name == "softmax" else ACTIVATIONS[name](z[-1])
-        a.append(value)
-        slopes.append(slope)
-        below = value
-
-    loss = None
-    if y is not None:
-        target = np.asarray(y, dtype)
-        loss = _losses(network, z[-1], a[-1], target).sum() / m
-        if l2:
-            loss = loss + inputs.dtype.type(l2) * sum((w * w).sum() for w in W) / 2
-    if y is not None and network.loss != "half_squared_error":
-        delta = [_cross_entropy_error(network, z[-1], a[-1], target) / m]
-    else:
-        error = np.asarray(cotangent, dtype) if y is None else (a[-1] - target) / m
-        if slopes[-1] is None:
-            error = error - (error * a[-1]).sum(axis=1, keepdims=True)
-        delta = [error * (a[-1] if slopes[-1] is None else slopes[-1])]
-    for layer in range(network.layers - 1, 0, -1):
-        delta.insert(0, (delta[0] @ W[layer]) * slopes[layer - 1])
-    dW = [d.T @ value for d, value in zip(delta, [inputs, *a], strict=False)]
-    if l2:
-        dW = [g + inputs.dtype.type(l2) * w for g, w in zip(dW, W, strict=True)]
-    return Backpropagation(
-        loss=loss,
-        z=tuple(z),
-        a=tuple(a),
-        delta=tuple(delta),
-        gradients=Gradients(tuple(dW), tuple(d.sum(axis=0) for d in delta) if b else ()),
-        input_gradient=delta[0] @ W[0],
+    return passes(
+        network,
+        [as_array(w, dtype) for w in parameters.W],
+        [as_array(v, dtype) for v in parameters.b],
+        as_array(x, dtype),
+        None if y is None else as_array(y, dtype),
+        None if cotangent is None else as_array(cotangent, dtype),
+        l2,
+        positive=positive,
     )
 
 
-def _losses(network: MLP, z: Array, a: Array, y: Array) -> Array:
+def passes(
+    network: MLP,
+    W: Sequence[Numbers],
+    b: Sequence[Numbers],
+    x: Numbers,
+    y: Numbers | None,
+    cotangent: Numbers | None,
+    l2: float,
+    *,
+    formulas: Mapping[str, Formula] = FORMULAS,
+    positive: Sequence[Array] | None = None,
+) -> Backpropagation[Any]:
+    """``backpropagate`` on arrays of any one precision, by any ``formulas`` of the activations."""
+    z: list[Numbers] = []
+    a: list[Numbers] = [x]
+    slopes: list[Numbers] = []
+    for layer, name in enumerate(network.activations):
+        total = matmul(a[-1], W[layer].T)
+        z.append(total + b[layer] if b else total)
+        if name in CORNERS:
+            above = z[-1] > 0 if positive is None else positive[layer]
+            slopes.append(np.where(above, np.ones_like(z[-1]), CORNERS[name]))
+            value = slopes[-1] * z[-1]
+        elif name == "softmax":
+            slopes.append(None)
+            value = softmax(z[-1])
+        else:
+            value, slope = formulas[name](z[-1])
+            slopes.append(slope)
+        a.append(value)
+
+    loss = None
+    if y is not None:
+        loss = (_losses(network, z[-1], a[-1], y) / float(len(x))).sum()
+        if l2:
+            loss = loss + 0.5 * l2 * sum((w * w).sum() for w in W)
+    delta = [_output_error(network, z[-1], a[-1], slopes[-1], y, cotangent)]
+    for layer in range(network.layers - 1, 0, -1):
+        delta.insert(0, matmul(delta[0], W[layer]) * slopes[layer - 1])
+    dW = [matmul(d.T, below) for d, below in zip(delta, a, strict=False)]
+    if l2:
+        dW = [g + l2 * w for g, w in zip(dW, W, strict=True)]
+    db = [d.sum(axis=0) for d in delta] if b else []
+    return Backpropagation(
+        loss=loss,
+        z=tuple(z),
+        a=tuple(a[1:]),
+        delta=tuple(delta),
+        gradients=Gradients(tuple(dW), tuple(db)),
+        input_gradient=matmul(delta[0], W[0]),
+    )
+
+
+def _losses(network: MLP, z: Numbers, a: Numbers, y: Numbers) -> Numbers:
     """The loss of each row, (m,)."""
     if network.loss == "half_squared_error":
-        return ((a - y) ** 2).sum(axis=1) / 2
+        return 0.5 * ((a - y) * (a - y)).sum(axis=1)
     if network.loss == "binary_cross_entropy":  # y log(1 + e^-z) + (1 - y) log(1 + e^z)
-        tail = np.log1p(np.exp(-np.abs(z)))
-        return (y * (np.maximum(-z, 0) + tail) + (1 - y) * (np.maximum(z, 0) + tail)).sum(axis=1)
+        tail = np.log1p(np.exp(-abs(z)))
+        return (y * np.maximum(-z, 0.0) + (1.0 - y) * np.maximum(z, 0.0) + tail).sum(axis=1)
     r = z - z.max(axis=1, keepdims=True)
     return (y * (np.log(np.exp(r).sum(axis=1, keepdims=True)) - r)).sum(axis=1)
 
 
-def _cross_entropy_error(network: MLP, z: Array, a: Array, y: Array) -> Array:
-    """dL/dz of each row for a cross-entropy, whose f' cancels: a - y, (m, n_L)."""
-    if network.loss == "cross_entropy":
-        return a * y.sum(axis=1, keepdims=True) - y
-    e = np.exp(-np.abs(z))  # a - y = a (1 - y) - (1 - a) y, which does not cancel at y = 1
-    return np.where(z >= 0, (1 - y) - e * y, e * (1 - y) - y) / (1 + e)
+def _output_error(
+    network: MLP,
+    z: Numbers,
+    a: Numbers,
+    slope: Numbers,
+    y: Numbers | None,
+    cotangent: Numbers | None,
+) -> Numbers:
+    """delta of the last layer, (m, n_L), for y or for a cotangent; ``slope`` None for softmax."""
+    if y is not None and network.loss == "cross_entropy":
+        return (a * y.sum(axis=1, keepdims=True) - y) / float(len(y))
+    if y is not None and network.loss == "binary_cross_entropy":
+        e = np.exp(-abs(z))  # a - y = a (1 - y) - (1 - a) y, which does not cancel at y = 1
+        error = np.where(z >= 0, 1.0 - y - e * y, e * (1.0 - y) - y)
+        return error / (e + 1.0) / float(len(y))
+    error = cotangent if y is None else (a - y) / float(len(y))
+    if slope is not None:
+        return error * slope
+    return a * (error - (error * a).sum(axis=1, keepdims=True))
 
 
 # ── Training ───────────────────────────────────────────────────────────────────────────────────
@@ -201,55 +257,83 @@ def train(
     *,
     dtype: str,
 ) -> tuple[Array, Parameters]:
-    """The losses before each step, (steps,), and the parameters after the last, in ``dtype``.
+    """The losses before each step, (steps,), and the parameters after the last.
 
     Args:
         network, parameters, x, y, dtype: as in ``backpropagate``; x and y hold all rows.
         order: (steps, batch), the rows that each step sees.
         optimizer: whose formula, from its initial state.
+
+    Returns:
+        In ``dtype``; rounded to float64 where that is "doubledouble".
     """
-    inputs, targets = np.asarray(x, dtype), np.asarray(y, dtype)
-    rows = np.asarray(order)
-    losses = np.empty(len(rows), dtype)
-    values = [np.array(p, dtype) for p in (*parameters.W, *parameters.b)]
-    states = [Update(optimizer, value) for value in values]
-    layers = network.layers
-    for step, batch in enumerate(rows):
-        now = Parameters(tuple(values[:layers]), tuple(values[layers:]))
-        found = backpropagate(
-            network, now, inputs[batch], targets[batch], l2=optimizer.l2, dtype=dtype
-        )
-        losses[step] = found.loss
+    run = Run(network, parameters, x, y, optimizer, dtype)
+    rounded = "float64" if dtype == "doubledouble" else dtype
+    losses: list[Any] = [run.step(rows).loss for rows in np.asarray(order)]
+    return (
+        np.array([loss.astype(rounded) for loss in losses], rounded),
+        Parameters(
+            tuple(w.astype(rounded) for w in run.W), tuple(v.astype(rounded) for v in run.b)
+        ),
+    )
+
+
+class Run:
+    """One training run in a given precision, step by step: ``W`` and ``b`` are where it stands."""
+
+    def __init__(
+        self,
+        network: MLP,
+        parameters: Parameters,
+        x: ArrayLike,
+        y: ArrayLike,
+        optimizer: Optimizer,
+        dtype: str,
+        formulas: Mapping[str, Formula] = FORMULAS,
+    ) -> None:
+        self.network, self.optimizer, self.formulas = network, optimizer, formulas
+        self.x, self.y = as_array(x, dtype), as_array(y, dtype)
+        self.W = [as_array(w, dtype) for w in parameters.W]
+        self.b = [as_array(v, dtype) for v in parameters.b]
+        self.updates = [Update(optimizer, value) for value in (*self.W, *self.b)]
+
+    def step(self, rows: Array, positive: Sequence[Array] | None = None) -> Backpropagation[Any]:
+        """Train one step on some rows; returns what backpropagation found before it."""
+        found = passes(
+            self.network, self.W, self.b, self.x[rows], self.y[rows], None, self.optimizer.l2,
+            formulas=self.formulas, positive=positive,
+        )  # fmt: skip
         gradients = (*found.gradients.W, *found.gradients.b)
-        values = [v - s.step(g) for v, s, g in zip(values, states, gradients, strict=True)]
-    return losses, Parameters(tuple(values[:layers]), tuple(values[layers:]))
+        moved = [
+            value - update.step(g)
+            for value, update, g in zip((*self.W, *self.b), self.updates, gradients, strict=True)
+        ]
+        self.W, self.b = moved[: self.network.layers], moved[self.network.layers :]
+        return found
 
 
 class Update:
     """The state of one array's optimizer, and its formula."""
 
-    def __init__(self, optimizer: Optimizer, like: Array) -> None:
+    def __init__(self, optimizer: Optimizer, like: Numbers) -> None:
         self.optimizer = optimizer
-        self.m = np.zeros_like(like)
-        self.v = np.zeros_like(like)
-        self.t = 0
+        self.m = self.v = np.zeros_like(like)
+        self.beta1_power = self.beta2_power = constant(like, 1.0, 0.0)
 
-    def step(self, g: Array) -> Array:
+    def step(self, g: Numbers) -> Numbers:
         """What is to be taken from the parameter, for its gradient g."""
         o = self.optimizer
-        number = g.dtype.type
-        self.t += 1
         if isinstance(o, SGD):
-            self.v = number(o.momentum) * self.v + g
-            step = g + number(o.momentum) * self.v if o.nesterov else self.v
-            return number(o.learning_rate) * step
+            self.v = o.momentum * self.v + g
+            return o.learning_rate * (g + o.momentum * self.v if o.nesterov else self.v)
         if isinstance(o, RMSProp):
-            self.v = number(o.decay) * self.v + (1 - number(o.decay)) * g * g
-            return number(o.learning_rate) * g / (np.sqrt(self.v) + number(o.epsilon))
+            self.v = o.decay * self.v + (1 - o.decay) * g * g
+            return o.learning_rate * g / (np.sqrt(self.v) + o.epsilon)
         if isinstance(o, Adam):
-            beta1, beta2 = number(o.beta1), number(o.beta2)
-            self.m = beta1 * self.m + (1 - beta1) * g
-            self.v = beta2 * self.v + (1 - beta2) * g * g
-            m, v = self.m / (1 - beta1**self.t), self.v / (1 - beta2**self.t)
-            return number(o.learning_rate) * m / (np.sqrt(v) + number(o.epsilon))
+            self.beta1_power = self.beta1_power * o.beta1
+            self.beta2_power = self.beta2_power * o.beta2
+            self.m = o.beta1 * self.m + (1 - o.beta1) * g
+            self.v = o.beta2 * self.v + (1 - o.beta2) * g * g
+            m, v = self.m / (1.0 - self.beta1_power), self.v / (1.0 - self.beta2_power)
+            return o.learning_rate * m / (np.sqrt(v) + o.epsilon)
         raise NotImplementedError(f"the truth has no formula for {o}")

@@ -1,16 +1,16 @@
-"""Is what was found right? What was found, held against the truth within the tolerance.
+"""Is a backpropagation right? What was found, held against the truth within the tolerance.
 
-A verdict is one of: "right", "wrong", "vacuous" (nothing was tested: a gradient is zero),
-"noise-limited" (rounding hides errors that should be seen), "kink" (a sample lies on the corner of
-a relu) and "right at reduced precision" (the errors are those of TF32, float16 or bfloat16).
+"right": every entry is within 8 standard deviations of rounding of the truth. "wrong": one is not,
+or nan, another shape, dtype or count came back. "vacuous": a tensor is zero, so nothing was tested
+there. "noise-limited": rounding hides errors that should be seen, as no tensor shows one smaller
+than the limit that the report prints. "kink": all fits only if units on the very corner of a relu
+are taken on either side. "right at reduced precision": the errors are those of TF32, float16 or
+bfloat16, and they are everywhere.
 """
 
 from __future__ import annotations
 
-import html
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,116 +18,29 @@ from numpy.typing import ArrayLike
 
 from bpbench.backend import Backpropagation
 from bpbench.network import MLP, Array, Parameters
-from bpbench.optimizers import Optimizer
-from bpbench.verify import truth
+from bpbench.verify.comparison import (
+    SENSITIVITY,
+    compare,
+    limits,
+    misfit,
+    name_of,
+    not_finite,
+)
+from bpbench.verify.findings import (
+    KINK,
+    REDUCED_PRECISION,
+    RIGHT,
+    SIGMAS,
+    WRONG,
+    Finding,
+    Report,
+    TensorError,
+)
+from bpbench.verify.tolerance import Place, Tolerance, parts, tolerance
+from bpbench.verify.training import judge_training
+from bpbench.verify.variance import REDUCED, precision
 
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong or that a person should know.
-
-    Attributes:
-        mistake: its name, the same for the same kind of mistake.
-        layer: the index of the layer (as in W), or None where no one layer is at fault.
-        tensor: "loss", "z", "a", "delta", "dW", "db", "input_gradient", "W", "b" or None.
-        say: the sentence for people.
-        certain: whether this explains what was found, or only might.
-    """
-
-    mistake: str
-    layer: int | None
-    tensor: str | None
-    say: str
-    certain: bool = True
-
-
-@dataclass(frozen=True)
-class TensorError:
-    """How far one tensor is from the truth.
-
-    Attributes:
-        name: "loss", "z", "a", "delta", "dW", "db", "input_gradient", "losses", "W" or "b".
-        layer: the index of the layer (as in W), or None.
-        error: the largest error, as a share of the largest entry of the truth.
-        sigmas: the largest error in standard deviations of rounding; above 8 is wrong.
-        detectable: the smallest relative error of the whole tensor that would have been seen.
-    """
-
-    name: str
-    layer: int | None
-    error: float
-    sigmas: float
-    detectable: float
-
-    @property
-    def place(self) -> str:
-        """As messages write it: dW[1], loss."""
-        return self.name if self.layer is None else f"{self.name}[{self.layer}]"
-
-
-@dataclass(frozen=True)
-class Report:
-    """The verdict on one set of gradients or one training run, with its evidence.
-
-    Attributes:
-        verdict: one of the six.
-        subject: what was judged.
-        findings: what is wrong, the most likely cause first; empty where all is right.
-        tensors: the errors, tensor by tensor.
-    """
-
-    verdict: str
-    subject: str
-    findings: tuple[Finding, ...] = ()
-    tensors: tuple[TensorError, ...] = ()
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing is wrong (which "vacuous" and "noise-limited" do not prove)."""
-        return self.verdict != "wrong"
-
-    @property
-    def worst_sigmas(self) -> float:
-        """The largest error of all tensors in standard deviations of rounding."""
-        return max((t.sigmas for t in self.tensors), default=0.0)
-
-    @property
-    def detectable(self) -> float:
-        """The largest of the tensors' detection limits."""
-        return max((t.detectable for t in self.tensors), default=math.inf)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; numbers that are not finite become None."""
-        return {
-            "verdict": self.verdict,
-            "subject": self.subject,
-            "findings": [asdict(finding) for finding in self.findings],
-            "tensors": [
-                {k: _plain(v) for k, v in asdict(tensor).items()} for tensor in self.tensors
-            ],
-        }
-
-    def __str__(self) -> str:
-        lines = [f"{self.verdict}: {self.subject}"]
-        lines += [f"  {finding.say}" for finding in self.findings]
-        if self.tensors:
-            lines.append(f"  {'tensor':<16}{'error':>10}{'sigmas':>10}{'detectable':>12}")
-        for t in self.tensors:
-            lines.append(f"  {t.place:<16}{t.error:>10.1e}{t.sigmas:>10.2g}{t.detectable:>12.1e}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        says = "".join(f"<li>{html.escape(f.say)}</li>" for f in self.findings)
-        rows = "".join(
-            f"<tr><td>{html.escape(t.place)}</td><td>{t.error:.1e}</td>"
-            f"<td>{t.sigmas:.2g}</td><td>{t.detectable:.1e}</td></tr>"
-            for t in self.tensors
-        )
-        return (
-            f"<p><b>{html.escape(self.verdict)}</b>: {html.escape(self.subject)}</p><ul>{says}</ul>"
-            "<table><tr><th>tensor</th><th>error</th><th>sigmas</th><th>detectable</th></tr>"
-            f"{rows}</table>"
-        )
+__all__ = ["Finding", "Report", "TensorError", "judge", "judge_training"]
 
 
 def judge(
@@ -146,105 +59,193 @@ def judge(
     Args:
         network, parameters, x, y, cotangent, l2: what was asked of ``Model.backpropagate``.
         found: what it gave; a field that is None was not offered and is not judged.
-        dtype: what was claimed: arrays of another dtype are wrong.
+        dtype: what was claimed, "float32" or "float64"; arrays of another dtype are wrong.
 
     Returns:
-        The report; nan, wrong shapes and wrong counts are findings, not exceptions.
+        The report; nan, wrong shapes, dtypes and counts are findings, not exceptions.
     """
-    x, y, cotangent = (None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent))
-    right = truth.backpropagate(
-        network, parameters.astype(dtype), x, y, cotangent=cotangent, l2=l2,
-        dtype=truth.precision_above(dtype),
-    )  # fmt: skip
-    unit = float(np.finfo(dtype).eps) / 2
-    depth = 64 * unit * network.layers
-    findings, tensors = [], []
-    for (name, layer, true), (_, _, got) in zip(_parts(right), _parts(found), strict=False):
-        if got is None:
+    subject = f"{network}; {len(np.asarray(x))} rows in {dtype}"
+    inputs, target, seed = (None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent))
+    assert inputs is not None
+    given = (network, parameters.astype(dtype), inputs, target, seed, l2, dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        allowed = tolerance(*given)
+        comparable, unfit = _comparable(found, allowed, dtype)
+        if unfit:
+            errors = _errors(comparable, allowed, allowed.sigmas())
+            return Report(WRONG, subject, tuple(unfit), tuple(errors))
+        near = allowed.near_corners(allowed.sigmas())
+        chosen = _sides(comparable, allowed, near)
+        if any((a != b).any() for a, b in zip(chosen, allowed.problem.positive, strict=True)):
+            allowed = tolerance(*given, positive=chosen)
+        return _judged(comparable, allowed, near, subject)
+
+
+def _comparable(
+    found: Backpropagation[Any], allowed: Tolerance, dtype: str
+) -> tuple[dict[Place, Any], list[Finding]]:
+    """The tensors that can be compared, by place, and what is wrong with the others."""
+    network, true = allowed.problem.network, dict(parts(allowed.true))
+    values = dict(parts(found))
+    problems = []
+    for name, given in (
+        ("z", found.z), ("a", found.a), ("delta", found.delta),
+        ("dW", found.gradients.W), ("db", found.gradients.b),
+    ):  # fmt: skip
+        expected = network.layers if name != "db" or network.bias else 0
+        if given is not None and len(given) != expected:
+            say = f"{name} has {len(given)} arrays; expected {expected}, one per layer with weights"
+            problems.append(Finding("wrong count", None, name, say))
+    comparable, sigmas = {}, allowed.sigmas()
+    for place, value in values.items():
+        if place not in true:  # a loss beside a cotangent, or an array too many
             continue
-        finding, error = _compare(name, layer, got, true, depth, dtype)
-        findings += [finding] if finding else []
-        tensors += [error] if error else []
-    subject = f"{network}, {dtype}"
-    return Report("wrong" if findings else "right", subject, tuple(findings), tuple(tensors))
+        finding = misfit(place, value, np.shape(true[place]), dtype) or not_finite(
+            place, value, true[place], sigmas[place], dtype
+        )
+        if finding is None:
+            comparable[place] = value
+        else:
+            problems.append(finding)
+    return comparable, problems
 
 
-def judge_training(
-    network: MLP,
-    parameters: Parameters,
-    x: ArrayLike,
-    y: ArrayLike,
-    order: ArrayLike,
-    optimizer: Optimizer,
-    losses: ArrayLike,
-    final: Parameters,
-    dtype: str,
+def _sides(found: dict[Place, Any], allowed: Tolerance, near: Sequence[Array]) -> list[Array]:
+    """On which side of its corner ``found`` puts each unit, where rounding decides that."""
+    sides = []
+    for layer, (side, close) in enumerate(zip(allowed.problem.positive, near, strict=True)):
+        z = found.get(("z", layer))
+        sides.append(side if z is None else np.where(close, np.asarray(z) > 0, side))
+    return sides
+
+
+def _judged(
+    found: dict[Place, Any], allowed: Tolerance, near: Sequence[Array], subject: str
 ) -> Report:
-    """Judge a few steps of training: their losses and the parameters after the last.
-
-    Args:
-        network, parameters, x, y, order, optimizer: what was asked of ``Model.train``, from the
-            optimizer's initial state.
-        losses: (steps,), what it gave.
-        final: the parameters afterwards.
-        dtype: what was claimed.
-    """
-    x, y = np.asarray(x, dtype), np.asarray(y, dtype)
-    true_losses, true_final = truth.train(
-        network, parameters.astype(dtype), x, y, order, optimizer,
-        dtype=truth.precision_above(dtype),
-    )  # fmt: skip
-    unit = float(np.finfo(dtype).eps) / 2
-    depth = 512 * unit * network.layers
-    pairs = [("losses", None, true_losses, np.asarray(losses))]
-    pairs += [("W", i, t, f) for i, (t, f) in enumerate(zip(true_final.W, final.W, strict=False))]
-    pairs += [("b", i, t, f) for i, (t, f) in enumerate(zip(true_final.b, final.b, strict=False))]
-    findings, tensors = [], []
-    for name, layer, true, got in pairs:
-        finding, error = _compare(name, layer, got, true, depth, dtype)
-        findings += [finding] if finding else []
-        tensors += [error] if error else []
-    subject = f"{len(np.asarray(order))} steps by {optimizer} of {network}, {dtype}"
-    return Report("wrong" if findings else "right", subject, tuple(findings), tuple(tensors))
+    """The report on tensors that can all be compared."""
+    dtype = allowed.dtype
+    tensors = _errors(found, allowed, allowed.sigmas())
+    bounds = limits(tensors, _zero(allowed), dtype, SENSITIVITY[dtype])
+    if _fit(tensors):
+        verdict = bounds[0].mistake if bounds else RIGHT
+        return Report(verdict, subject, tuple(bounds), tuple(tensors))
+    if any(close.any() for close in near):
+        wide = _errors(found, allowed, allowed.sigmas(corners=near))
+        if _fit(wide):
+            return Report(KINK, subject, (_kink(near), *bounds), tuple(wide))
+    for rounding in REDUCED if _everywhere(tensors) else ():
+        coarse = _errors(found, allowed, allowed.sigmas(rounding))
+        if _fit(coarse) and not _proportional(found, allowed):
+            say = f"the errors are those of {rounding.name}, not of {dtype}, in every product"
+            finding = Finding(REDUCED_PRECISION, None, None, say)
+            return Report(REDUCED_PRECISION, subject, (finding,), tuple(coarse))
+    return Report(WRONG, subject, tuple(_explained(found, allowed, tensors)), tuple(tensors))
 
 
-def _parts(found: Backpropagation[Any]) -> Iterator[tuple[str, int | None, Any]]:
-    yield "loss", None, found.loss
-    for name in ("z", "a", "delta"):
-        for layer, value in enumerate(getattr(found, name)):
-            yield name, layer, value
-    for layer, value in enumerate(found.gradients.W):
-        yield "dW", layer, value
-    for layer, value in enumerate(found.gradients.b):
-        yield "db", layer, value
-    yield "input_gradient", None, found.input_gradient
+def _fit(tensors: Sequence[TensorError]) -> bool:
+    return all(t.sigmas <= SIGMAS for t in tensors)
 
 
-def _compare(
-    name: str, layer: int | None, found: Any, true: Array, relative: float, dtype: str
-) -> tuple[Finding | None, TensorError | None]:
-    place = name if layer is None else f"{name}[{layer}]"
-    got = np.asarray(found)
-    if got.shape != np.shape(true):
-        say = f"{place} has shape {got.shape}; expected {np.shape(true)}"
-        return Finding("wrong shape", layer, name, say), None
-    if name != "loss" and got.dtype != np.dtype(dtype):
-        say = f"{place} is {got.dtype} in a {dtype} claim"
-        return Finding("wrong dtype", layer, name, say), None
-    if not np.isfinite(got).all():
-        return Finding("not finite", layer, name, f"{place} holds nan or infinity"), None
-    size = float(np.abs(true).max(initial=0))
-    error = float(np.abs(got - true).max(initial=0))
-    sigma = relative * size / 8
-    share = error / size if size else math.inf if error else 0.0
-    measured = TensorError(
-        name, layer, share, error / sigma if sigma else math.inf if error else 0.0, relative
+def _errors(
+    found: dict[Place, Any], allowed: Tolerance, sigmas: dict[Place, Array]
+) -> list[TensorError]:
+    true = dict(parts(allowed.true))
+    return [
+        compare(place, value, true[place], sigmas[place], allowed.dtype)
+        for place, value in found.items()
+    ]
+
+
+def _zero(allowed: Tolerance) -> set[Place]:
+    """The tensors that are zero in the dtype: no relative error of theirs could be seen."""
+    tiny = precision(allowed.dtype).tiny
+    rounded = parts(allowed.problem.true)
+    return {place for place, value in rounded if np.abs(value).max(initial=0) < 2 * tiny}
+
+
+def _kink(near: Sequence[Array]) -> Finding:
+    layer = next(i for i, close in enumerate(near) if close.any())
+    row, unit = np.argwhere(near[layer])[0]
+    count = sum(int(close.sum()) for close in near)
+    say = (
+        f"z[{layer}][{row}, {unit}] lies on the corner at 0 within rounding"
+        + (f" (and {count - 1} more)" if count > 1 else "")
+        + "; either derivative may be taken there: resample the inputs and judge again"
     )
-    if error <= 8 * sigma:
-        return None, measured
-    say = f"{place} is off by {share:.1e} of its largest entry"
-    return Finding("wrong value", layer, name, say), measured
+    return Finding(KINK, layer, "z", say)
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+# ── What is wrong, and where ───────────────────────────────────────────────────────────────────
+
+
+def _everywhere(tensors: Sequence[TensorError]) -> bool:
+    """Whether every product of matrices is off, as it would be at a reduced precision."""
+    products = [t for t in tensors if t.name in ("z", "dW")]
+    return bool(products) and all(t.sigmas > SIGMAS for t in products)
+
+
+def _proportional(found: dict[Place, Any], allowed: Tolerance) -> bool:
+    """Whether the first product's errors go with its values: a factor, not rounding."""
+    place = ("z", 0) if ("z", 0) in found else ("dW", allowed.problem.network.layers - 1)
+    true = dict(parts(allowed.problem.true))[place]
+    error = np.asarray(found[place], np.float64) - true
+    along = abs((error * true).sum())
+    return bool(true.size >= 16 and along > 0.7 * np.linalg.norm(error) * np.linalg.norm(true))
+
+
+def _explained(
+    found: dict[Place, Any], allowed: Tolerance, tensors: Sequence[TensorError]
+) -> list[Finding]:
+    """The first wrong tensor of each chain of consequences: forward, then from the output back."""
+    wrong = {(t.name, t.layer): t for t in tensors if t.sigmas > SIGMAS}
+    if allowed.dtype == "float64" and _everywhere(tensors):
+        coarse = _errors(found, allowed, allowed.sigmas(precision("float32")))
+        if _fit(coarse):
+            say = "the errors are those of float32: something was computed in float32"
+            return [Finding("computed in float32", None, None, say)]
+    places = _origins(allowed.problem.network.layers, set(wrong))
+    findings = [_wrong_value(place, found, allowed, wrong[place]) for place in places]
+    rest = len(wrong) - len(places)
+    if rest:
+        say = f"{rest} more tensors are wrong, as consequences of the above or by themselves"
+        findings.append(Finding("consequences", None, None, say, certain=False))
+    return findings
+
+
+def _origins(layers: int, wrong: set[Place]) -> list[Place]:
+    """Which wrong tensors are not explained by another one that they are computed from."""
+    for layer in range(layers):
+        for name in ("z", "a"):
+            if (name, layer) in wrong:
+                return [(name, layer)]
+    origins: list[Place] = [("loss", None)] if ("loss", None) in wrong else []
+    for layer in range(layers - 1, -1, -1):
+        if ("delta", layer) in wrong:
+            return [*origins, ("delta", layer)]
+        origins += [(name, layer) for name in ("dW", "db") if (name, layer) in wrong]
+    return origins + ([("input_gradient", None)] if ("input_gradient", None) in wrong else [])
+
+
+def _wrong_value(
+    place: Place, found: dict[Place, Any], allowed: Tolerance, error: TensorError
+) -> Finding:
+    """Where one tensor is off and by how much; by one factor throughout, where that is so."""
+    name = name_of(place)
+    true = np.asarray(dict(parts(allowed.problem.true))[place])
+    got = np.asarray(found[place], np.float64)
+    sigma = allowed.sigmas()[place]
+    say = (
+        f"{name} is wrong: off by {error.error:.1e} of its largest entry, "
+        f"{error.sigmas:.2g} standard deviations of rounding"
+    )
+    clear = (np.abs(true) > 1e3 * sigma) & np.isfinite(got)
+    if clear.any():
+        ratio = got[clear] / true[clear]
+        middle = float(np.median(ratio))
+        spread = float(np.abs(ratio - middle).max())
+        if spread <= 1e-3 * abs(middle - 1) + 0.02 * abs(middle) * (middle == 0):
+            return Finding("factor", place[1], place[0], f"{name} is {middle:.6g} times the truth")
+    worst = np.unravel_index(np.argmax(np.abs(got - true) / sigma), true.shape)
+    index = f"{name}{[int(i) for i in worst]}" if true.ndim else name
+    say += f"; {index} is {got[worst]:.9g}, not {true[worst]:.9g}"
+    return Finding("wrong value", place[1], place[0], say)

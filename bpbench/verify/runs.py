@@ -1,0 +1,154 @@
+"""How far do correct computations in a dtype really stray? A few runs of our own tell.
+
+Variances take rounding errors for independent. Where they are not (weights that are all positive,
+units that are all saturated), every correct computation strays further, and so do these runs: plain
+backpropagation in the dtype under judgement, with inputs, hidden units and rows in another order,
+and with the formulas that frameworks use as well as with the careful ones of ``truth``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bpbench.backend import Backpropagation, Gradients
+from bpbench.network import MLP, Array, Parameters
+from bpbench.verify import truth
+from bpbench.verify.truth import FORMULAS, Formula
+
+
+def _sigmoid(z: Array) -> tuple[Array, Array]:
+    a = 1 / (1 + np.exp(-z))
+    return a, a * (1 - a)
+
+
+def _tanh(z: Array) -> tuple[Array, Array]:
+    a = np.tanh(z)
+    return a, 1 - a * a
+
+
+def _elu(z: Array) -> tuple[Array, Array]:
+    a = np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+    return a, np.where(z > 0, np.ones_like(z), a + 1)
+
+
+def _softplus(z: Array) -> tuple[Array, Array]:
+    a = np.logaddexp(z, 0)
+    return a, np.exp(z - a)
+
+
+def _gelu(z: Array) -> tuple[Array, Array]:
+    from scipy.special import erf  # here, so that only networks with gelu need SciPy's time
+
+    cdf = (1 + erf(z * np.sqrt(0.5).astype(z.dtype))) / 2
+    density = np.exp(-z * z / 2) / np.sqrt(2 * np.pi).astype(z.dtype)
+    return z * cdf, cdf + z * density
+
+
+def _silu(z: Array) -> tuple[Array, Array]:
+    s = 1 / (1 + np.exp(-z))
+    return z * s, s * (1 + z * (1 - s))
+
+
+PLAIN: dict[str, Formula] = {
+    "identity": FORMULAS["identity"],
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "elu": _elu,
+    "softplus": _softplus,
+    "gelu": _gelu,
+    "silu": _silu,
+}
+"""The activations as frameworks compute them, cancellation and all."""
+
+
+def formulas(run: int) -> Mapping[str, Formula]:
+    """Plain and careful formulas by turns."""
+    return PLAIN if run % 2 == 0 else FORMULAS
+
+
+class Shuffle:
+    """One order of the inputs and hidden units, in and out of which arrays are put."""
+
+    def __init__(self, network: MLP, rng: np.random.Generator) -> None:
+        self.units = [rng.permutation(n) for n in network.sizes[:-1]]
+        self.units.append(np.arange(network.sizes[-1]))
+        self.back = [np.argsort(units) for units in self.units]
+
+    def into(self, W: Sequence[Array], b: Sequence[Array]) -> Parameters:
+        """The parameters of the shuffled network."""
+        pairs = zip(W, self.units[1:], self.units[:-1], strict=True)
+        return Parameters(
+            tuple(w[np.ix_(out, below)] for w, out, below in pairs),
+            tuple(v[out] for v, out in zip(b, self.units[1:], strict=False)),
+        )
+
+    def out_of(self, W: Sequence[Array], b: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Arrays of the shapes of W and b, back in the network's own order."""
+        pairs = zip(W, self.back[1:], self.back[:-1], strict=True)
+        return (
+            [w[np.ix_(out, below)] for w, out, below in pairs],
+            [v[out] for v, out in zip(b, self.back[1:], strict=False)],
+        )
+
+    def units_into(self, layers: Sequence[Array]) -> list[Array]:
+        """One (m, n_l) array per layer, its columns in the shuffled order."""
+        return [v[:, units] for v, units in zip(layers, self.units[1:], strict=True)]
+
+    def units_out_of(self, layers: Sequence[Array]) -> list[Array]:
+        """One (m, n_l) array per layer, its columns in the network's own order."""
+        return [v[:, back] for v, back in zip(layers, self.back[1:], strict=True)]
+
+
+def backpropagations(
+    network: MLP,
+    parameters: Parameters,
+    x: Array,
+    y: Array | None,
+    cotangent: Array | None,
+    l2: float,
+    dtype: str,
+    positive: Sequence[Array],
+    *,
+    count: int = 4,
+) -> list[Backpropagation[Any]]:
+    """Correct backpropagations in ``dtype``, each in another order of units and rows.
+
+    Args:
+        network, parameters, x, y, cotangent, l2: as in ``truth.backpropagate``.
+        dtype: what to compute in.
+        positive: (m, n_l) each, the sides of their corners that all runs take.
+        count: how many runs.
+    """
+    found = []
+    for run in range(count):
+        rng = np.random.default_rng(run)
+        shuffle = Shuffle(network, rng)
+        rows = rng.permutation(len(x))
+        back = np.argsort(rows)
+        given = shuffle.into(parameters.W, parameters.b)
+        with np.errstate(over="ignore", invalid="ignore"):
+            one = truth.passes(
+                network,
+                given.astype(dtype).W,
+                given.astype(dtype).b,
+                x[np.ix_(rows, shuffle.units[0])].astype(dtype),
+                None if y is None else y[rows].astype(dtype),
+                None if cotangent is None else cotangent[rows].astype(dtype),
+                l2,
+                formulas=formulas(run),
+                positive=[v[rows] for v in shuffle.units_into(positive)],
+            )
+        W, b = shuffle.out_of(one.gradients.W, one.gradients.b)
+        layers = {
+            name: tuple(v[back] for v in shuffle.units_out_of(getattr(one, name)))
+            for name in ("z", "a", "delta")
+        }
+        gradients = Gradients(tuple(W), tuple(b))
+        given_back = one.input_gradient[np.ix_(back, shuffle.back[0])]
+        found.append(
+            Backpropagation(one.loss, **layers, gradients=gradients, input_gradient=given_back)
+        )
+    return found

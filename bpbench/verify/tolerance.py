@@ -1,0 +1,173 @@
+"""How far may a correct computation in a given dtype stray from the truth?
+
+Standard deviations of rounding, entry by entry: the variances of ``variance``, widened where runs
+of our own in that dtype (``runs``) stray further, because their errors are correlated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bpbench.backend import Backpropagation, Gradients, map_arrays
+from bpbench.network import MLP, Array, Parameters
+from bpbench.verify import runs, truth
+from bpbench.verify.variance import CORNER_SIGMAS, Precision, Problem, precision, variances
+
+Place = tuple[str, int | None]
+"""A tensor's name and layer: ("dW", 0), ("loss", None)."""
+
+
+def parts(found: Backpropagation[Any]) -> Iterator[tuple[Place, Any]]:
+    """Every tensor of a backpropagation that is there, with its place."""
+    if found.loss is not None:
+        yield ("loss", None), found.loss
+    for name in ("z", "a", "delta"):
+        for layer, value in enumerate(getattr(found, name) or ()):
+            yield (name, layer), value
+    for name, values in (("dW", found.gradients.W), ("db", found.gradients.b)):
+        for layer, value in enumerate(values or ()):
+            yield (name, layer), value
+    if found.input_gradient is not None:
+        yield ("input_gradient", None), found.input_gradient
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The truth about one backpropagation, and how far rounding may stray from it.
+
+    Attributes:
+        true: in the precision above ``dtype``.
+        problem: the same in float64, for ``variances``.
+        correlation: by how much the standard deviations of each tensor are to be widened.
+        dtype: what is judged.
+    """
+
+    true: Backpropagation[Any]
+    problem: Problem
+    correlation: dict[Place, float]
+    dtype: str
+
+    def sigmas(
+        self, rounding: Precision | None = None, corners: Sequence[Array] | None = None
+    ) -> dict[Place, Array]:
+        """The standard deviation of every entry of every tensor.
+
+        Args:
+            rounding: what is computed in; the dtype's own precision where None.
+            corners: (m, n_l) each: units that may be on either side of their corner.
+        """
+        rounding = precision(self.dtype) if rounding is None else rounding
+        V = variances(self.problem, rounding, corners)
+        return {place: np.sqrt(v) * self.correlation[place] for place, v in parts(V)}
+
+    def near_corners(self, sigmas: dict[Place, Array]) -> list[Array]:
+        """(m, n_l) each: the units of a relu so near to their corner that rounding decides.
+
+        An exact zero that no rounding can move (a dead input, no bias) is not near: its
+        derivative is the convention's.
+        """
+        near = []
+        for layer, name in enumerate(self.problem.network.activations):
+            z = self.problem.true.z[layer]
+            limit = CORNER_SIGMAS * sigmas["z", layer]
+            cornered = name in truth.CORNERS
+            near.append((np.abs(z) < limit) & (limit > 1e-140) if cornered else z != z)
+        return near
+
+
+def tolerance(
+    network: MLP,
+    parameters: Parameters,
+    x: Array,
+    y: Array | None,
+    cotangent: Array | None,
+    l2: float,
+    dtype: str,
+    positive: Sequence[Array] | None = None,
+) -> Tolerance:
+    """The truth about one backpropagation in ``dtype``, with what it takes to judge one.
+
+    Args:
+        network, parameters, x, y, cotangent, l2: rounded to ``dtype`` already.
+        dtype: what is judged.
+        positive: (m, n_l) each, which side of a relu's corner each unit is on, instead of z > 0.
+    """
+    true = truth.backpropagate(
+        network, parameters, x, y, cotangent=cotangent, l2=l2,
+        dtype=truth.precision_above(dtype), positive=positive,
+    )  # fmt: skip
+    rounded = map_arrays(lambda v: np.asarray(v.astype(np.float64)), true)
+    sides = [z > 0 for z in rounded.z] if positive is None else list(positive)
+    double = parameters.astype(np.float64)
+    problem = Problem(
+        network,
+        double.W,
+        double.b,
+        x.astype(np.float64),
+        None if y is None else y.astype(np.float64),
+        None if cotangent is None else cotangent.astype(np.float64),
+        l2,
+        rounded,
+        sides,
+    )
+    expected = dict(parts(variances(problem, precision(dtype))))
+    strayed = dict.fromkeys(expected, 0.0)
+    for run in runs.backpropagations(network, parameters, x, y, cotangent, l2, dtype, sides):
+        for (place, value), (_, exact) in zip(parts(run), parts(true), strict=True):
+            ratio = distance(value, exact) / np.sqrt(expected[place])
+            strayed[place] = max(strayed[place], float(ratio.max(initial=0)))
+    return Tolerance(true, problem, {k: max(1.0, v / 2) for k, v in strayed.items()}, dtype)
+
+
+def distance(found: Any, true: Any) -> Array:
+    """|found - true|, taken in the truth's precision, as float64."""
+    size: Array = np.abs((np.asarray(found) - true).astype(np.float64))
+    return size
+
+
+def standard_deviations(
+    network: MLP,
+    parameters: Parameters,
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    *,
+    cotangent: ArrayLike | None = None,
+    l2: float = 0.0,
+    dtype: str,
+) -> Backpropagation[Array]:
+    """The standard deviation of rounding in every entry of a correct backpropagation.
+
+    Args:
+        network, parameters, x, y, cotangent, l2: as in ``Model.backpropagate``.
+        dtype: what is computed in.
+
+    Returns:
+        float64 arrays; whatever is within 8 of them of the truth is right.
+    """
+    given = [None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent)]
+    assert given[0] is not None
+    limits = tolerance(
+        network, parameters.astype(dtype), given[0], given[1], given[2], l2, dtype
+    ).sigmas()
+    return _assembled(network, limits)
+
+
+def _assembled(network: MLP, values: dict[Place, Array]) -> Backpropagation[Array]:
+    layers = range(network.layers)
+    tuples = {
+        name: tuple(values[name, layer] for layer in layers)
+        for name in ("z", "a", "delta", "dW", *(("db",) if network.bias else ()))
+    }
+    gradients = Gradients(tuples.pop("dW"), tuples.pop("db", ()))
+    loss = values.get(("loss", None))
+    return Backpropagation(
+        None if loss is None else float(loss),
+        **tuples,
+        gradients=gradients,
+        input_gradient=values["input_gradient", None],
+    )

@@ -1,0 +1,274 @@
+"""Are a few steps of training right? Their losses and the final parameters, held against the truth.
+
+The truth is trained in a higher precision; beside it go the variance of rounding, step by step, and
+a few runs of our own in the dtype under judgement, which show how far correct runs really stray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bpbench.backend import map_arrays
+from bpbench.network import MLP, Array, Parameters
+from bpbench.optimizers import Optimizer
+from bpbench.verify import runs
+from bpbench.verify.comparison import compare, limits, misfit, not_finite
+from bpbench.verify.drift import Drift
+from bpbench.verify.findings import (
+    KINK,
+    NOISE_LIMITED,
+    RIGHT,
+    SIGMAS,
+    WRONG,
+    Finding,
+    Report,
+    TensorError,
+)
+from bpbench.verify.tolerance import Place, distance
+from bpbench.verify.truth import Run, precision_above
+from bpbench.verify.variance import CORNER_SIGMAS, Problem, precision, variances
+
+OWN_RUNS = 3
+SENSITIVITY = 1e-3
+"""A relative error of every step that should be seen, such as a wrong learning rate."""
+TENSOR_SENSITIVITY = 0.04
+"""A relative error of one tensor's way that should be seen: half a step of twelve."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training should give: the truth, and how far rounding may stray from it.
+
+    Attributes:
+        losses: (steps,), before each step, in a higher precision.
+        W, b: the parameters after the last step.
+        sigma: the standard deviations of "losses", "W" and "b".
+        kinks: how many times a unit came so near to a relu's corner that rounding decides.
+    """
+
+    losses: list[Any]
+    W: list[Any]
+    b: list[Any]
+    sigma: dict[Place, Array]
+    kinks: int
+
+
+def judge_training(
+    network: MLP,
+    parameters: Parameters,
+    x: ArrayLike,
+    y: ArrayLike,
+    order: ArrayLike,
+    optimizer: Optimizer,
+    losses: ArrayLike,
+    final: Parameters,
+    dtype: str,
+) -> Report:
+    """Judge a few steps of training: their losses and the parameters after the last.
+
+    Args:
+        network, parameters, x, y, order, optimizer: what was asked of ``Model.train``, from the
+            optimizer's initial state.
+        losses: (steps,), what it gave.
+        final: the parameters afterwards.
+        dtype: what was claimed, "float32" or "float64".
+
+    Returns:
+        The report; relative errors of W and b are shares of the way that training took them.
+    """
+    rows = np.asarray(order)
+    subject = f"{len(rows)} steps of {rows.shape[1]} rows by {optimizer}; {network} in {dtype}"
+    start = parameters.astype(dtype)
+    given = (network, start, np.asarray(x, dtype), np.asarray(y, dtype), rows, optimizer, dtype)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        expected = simulate(*given)
+        unfit = _unfit(expected, losses, final, dtype)
+        if unfit:
+            return Report(WRONG, subject, tuple(unfit))
+        tensors = _errors(expected, start, losses, final, dtype)
+        bounds = _bounds(tensors, dtype)
+        if _fit(tensors):
+            verdict = bounds[0].mistake if bounds else RIGHT
+            return Report(verdict, subject, tuple(bounds), tuple(tensors))
+        if expected.kinks:
+            wide = _errors(simulate(*given, corners=True), start, losses, final, dtype)
+            if _fit(wide):
+                say = (
+                    f"{expected.kinks} units came to lie on the corner of a relu within rounding; "
+                    "either derivative may be taken there: train on other rows and judge again"
+                )
+                return Report(KINK, subject, (Finding(KINK, None, None, say),), tuple(wide))
+    return Report(WRONG, subject, tuple(_findings(tensors)), tuple(tensors))
+
+
+def simulate(
+    network: MLP,
+    start: Parameters,
+    x: Array,
+    y: Array,
+    order: Array,
+    optimizer: Optimizer,
+    dtype: str,
+    *,
+    corners: bool = False,
+) -> Training:
+    """Train the truth and a few runs of our own, and carry the variance of rounding along.
+
+    Args:
+        network, start, x, y, order, optimizer: rounded to ``dtype`` already.
+        dtype: what is judged.
+        corners: allow units near a relu's corner to fall on either side.
+    """
+    p = precision(dtype)
+    truth = Run(network, start, x, y, optimizer, precision_above(dtype))
+    wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
+    shuffles = [runs.Shuffle(network, np.random.default_rng(i)) for i in range(OWN_RUNS)]
+    own = [
+        Run(network, s.into(start.W, start.b), x[:, s.units[0]], y, optimizer, dtype,
+            formulas=runs.formulas(i))
+        for i, s in enumerate(shuffles)
+    ]  # fmt: skip
+    drifts = [Drift(optimizer, np.zeros(v.shape), p) for v in (*start.W, *start.b)]
+    losses: list[Any] = []
+    V_losses: list[Any] = []
+    strayed: list[list[Array]] = []
+    kinks = 0
+    for rows in order:
+        W, b = _double(truth.W), _double(truth.b)
+        true = truth.step(rows)
+        rounded = map_arrays(lambda v: np.asarray(v.astype(np.float64)), true)
+        sides = [z > 0 for z in rounded.z]
+        V_now = [drift.variance for drift in drifts]
+        problem = Problem(
+            network, W, b, wide_x[rows], wide_y[rows], None, optimizer.l2, rounded, sides,
+            V_now[: network.layers], V_now[network.layers :],
+        )  # fmt: skip
+        V = variances(problem, p)
+        near = _near(network, rounded.z, V.z)
+        kinks += sum(int(close.sum()) for close in near)
+        if corners:
+            V = variances(problem, p, near)
+        moved = (*_double(truth.W), *_double(truth.b))
+        gradients = (*rounded.gradients.W, *rounded.gradients.b)
+        Vg = (*V.gradients.W, *V.gradients.b)
+        for drift, g, V_one, value in zip(drifts, gradients, Vg, moved, strict=True):
+            drift.step(g, V_one, value)
+        losses.append(true.loss)
+        V_losses.append(V.loss)
+        again = [r.step(rows, s.units_into(sides)) for r, s in zip(own, shuffles, strict=True)]
+        strayed.append([distance(one.loss, true.loss) for one in again])
+
+    sigma: dict[Place, Array] = {}
+    sigma["losses", None] = _widened(np.sqrt(V_losses), np.array(strayed).T)
+    finals = [s.out_of(r.W, r.b) for r, s in zip(own, shuffles, strict=True)]
+    for i, drift in enumerate(drifts):
+        name, layer = ("W", i) if i < network.layers else ("b", i - network.layers)
+        true_value = (truth.W if name == "W" else truth.b)[layer]
+        errors = [distance((f[0] if name == "W" else f[1])[layer], true_value) for f in finals]
+        sigma[name, layer] = _widened(np.sqrt(drift.variance), errors)
+    return Training(losses, truth.W, truth.b, sigma, kinks)
+
+
+def _double(values: Sequence[Any]) -> list[Array]:
+    return [v.astype(np.float64) for v in values]
+
+
+def _widened(sigma: Array, errors: Any) -> Array:
+    """``sigma``, widened if errors of our own runs exceed twice of it; infinite where they
+    overflowed."""
+    ratio = np.stack([np.asarray(error) for error in errors]) / sigma
+    finite = np.isfinite(ratio)
+    factor = max(1.0, float(ratio[finite].max(initial=0)) / 2)
+    return np.where(finite.all(axis=0), sigma * factor, np.inf)
+
+
+def _near(network: MLP, z: Sequence[Array], Vz: Sequence[Array]) -> list[Array]:
+    """(m, n_l) each: units of a relu so near to their corner that rounding decides."""
+    near = []
+    for name, value, V in zip(network.activations, z, Vz, strict=True):
+        limit = CORNER_SIGMAS * np.sqrt(V)
+        cornered = name in ("relu", "leaky_relu")
+        near.append((np.abs(value) < limit) & (limit > 1e-140) if cornered else value != value)
+    return near
+
+
+def _named(losses: Any, W: Sequence[Any], b: Sequence[Any]) -> list[tuple[Place, Any]]:
+    pairs: list[tuple[Place, Any]] = [(("losses", None), losses)]
+    pairs += [(("W", layer), v) for layer, v in enumerate(W)]
+    return pairs + [(("b", layer), v) for layer, v in enumerate(b)]
+
+
+def _stacked(losses: list[Any]) -> Any:
+    """The truth's losses as one array, in longdouble or, of DoubleDouble, as near as float64."""
+    plain = [v if isinstance(v, np.generic | np.ndarray) else v.astype(np.float64) for v in losses]
+    return np.array(plain)
+
+
+def _unfit(expected: Training, losses: Any, final: Parameters, dtype: str) -> list[Finding]:
+    found = _named(losses, final.W, final.b)
+    true = dict(_named(_stacked(expected.losses), expected.W, expected.b))
+    unfit = []
+    for place, value in found:
+        if place not in true:
+            unfit.append(
+                Finding("wrong count", None, place[0], f"there is one {place[0]} too many")
+            )
+            continue
+        finding = misfit(place, value, np.shape(true[place]), dtype) or not_finite(
+            place, value, true[place], expected.sigma[place], dtype
+        )
+        unfit += [finding] if finding else []
+    missing = set(true) - {place for place, _ in found}
+    for name, layer in sorted(missing, key=str):
+        unfit.append(Finding("wrong count", layer, name, f"{name}[{layer}] is missing"))
+    return unfit
+
+
+def _errors(
+    expected: Training, start: Parameters, losses: Any, final: Parameters, dtype: str
+) -> list[TensorError]:
+    true = _named(_stacked(expected.losses), expected.W, expected.b)
+    found = _named(np.asarray(losses), final.W, final.b)
+    first = [None, *start.W, *start.b]
+    return [
+        compare(place, got, exact, expected.sigma[place], dtype,
+                None if before is None else exact - before)
+        for (place, exact), (_, got), before in zip(true, found, first, strict=True)
+    ]  # fmt: skip
+
+
+def _bounds(tensors: list[TensorError], dtype: str) -> list[Finding]:
+    still = {(t.name, t.layer) for t in tensors if np.isinf(t.detectable) and t.error == 0}
+    bounds = limits(tensors, still, dtype, TENSOR_SENSITIVITY)
+    best = min(tensors, key=lambda t: t.detectable)
+    if not bounds and best.detectable > SENSITIVITY:
+        say = (
+            f"rounding hides relative errors of the steps below {best.detectable:.1e} "
+            f"(seen in {best.place}); train on with a larger learning rate or in float64"
+        )
+        bounds.append(Finding(NOISE_LIMITED, best.layer, best.name, say))
+    return bounds
+
+
+def _fit(tensors: Sequence[TensorError]) -> bool:
+    return all(t.sigmas <= SIGMAS for t in tensors)
+
+
+def _findings(tensors: Sequence[TensorError]) -> list[Finding]:
+    wrong = [t for t in tensors if t.sigmas > SIGMAS]
+    return [
+        Finding(
+            "wrong value", t.layer, t.name,
+            f"{t.place} after training is wrong: off by {t.error:.1e} of the way it should have "
+            f"gone, {t.sigmas:.2g} standard deviations of rounding"
+            if t.name != "losses" else
+            f"the losses are wrong: off by {t.error:.1e} of the largest, {t.sigmas:.2g} standard "
+            "deviations of rounding",
+        )
+        for t in wrong
+    ]  # fmt: skip
