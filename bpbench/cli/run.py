@@ -78,4 +78,6 @@ def command(
             command=typed,
         )
     output.results(with_agreement(rows, out), json_)
+    if not quiet:
+        output.note(f"{len(rows)} results are in {out}; bpbench report makes a page of them")
     return exit_code(rows, where.required(experiments))

@@ -124,7 +124,9 @@ def convergence(cells: pd.DataFrame) -> Table:
     keys = _keys(train)
     groups = [group for _, group in train.groupby(keys, sort=False, dropna=False)]
     frame = pd.DataFrame([{**group.iloc[0][keys], **_over_seeds(group)} for group in groups])
-    accuracies = [name for name in train.columns if str(name).startswith("accuracy_")]
+    parts = [
+        part for part in ("train", "validation", "test") if f"accuracy_{part}" in train.columns
+    ]
     return Table(
         "convergence",
         "Convergence",
@@ -135,10 +137,7 @@ def convergence(cells: pd.DataFrame) -> Table:
             *_varying(frame, "seeds", "seeds"),
             Column("first loss", lambda line: _spread(line, "first_loss", numbers.digits)),
             Column("final loss", lambda line: _spread(line, "final_loss", numbers.digits)),
-            *(
-                Column(name.removeprefix("accuracy_") + " accuracy", _accuracy(name))
-                for name in accuracies
-            ),
+            *(Column(f"{part} accuracy", _accuracy(f"accuracy_{part}")) for part in parts),
             *_all_right(frame),
             Column("training time", lambda line: numbers.seconds(line.get("train_s"))),
             Column("parameters", _agreement),
