@@ -1,0 +1,514 @@
+"""Backpropagation by Keras: its Dense layers, activations and optimizers, trained by its ``fit``.
+
+Modes are Keras's engines: jax, tensorflow, torch. A process has one of them, chosen before its
+first ``import keras``: so Keras is imported when a backend is made, not with this module, and the
+two classes that derive from Keras's are made inside functions.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from bpbench.backend import Backend, Backpropagation, Gradients, Model
+from bpbench.errors import MissingBackend, Unsupported, UsageError
+from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+
+Tensor = Any
+STEPS_PER_FIT = 4096
+"""The length of the buffer of losses; a longer order is trained by several calls of ``fit``."""
+
+
+@cache
+def activations(engine: str, dtype: str) -> dict[str, Any]:
+    """Keras's own activations, but for those that are inexact on this engine in this dtype."""
+    from keras import activations as stock
+    from keras import ops
+
+    def leaky_relu(z: Tensor) -> Tensor:
+        # Keras's has derivative 1 at 0 on jax, and a float32 slope on tensorflow (2e-8 off)
+        return ops.where(z > 0, z, LEAKY_RELU_SLOPE * z)
+
+    def tanh(z: Tensor) -> Tensor:
+        # (e^2z - 1) / (e^2z + 1), mirrored above 0 so that it neither overflows nor cancels;
+        # elu(u) is e^u - 1 below 0
+        below, above = stock.elu(2 * z), stock.elu(-2 * z)
+        return ops.where(z > 0, -above / (2 + above), below / (2 + below))
+
+    def gelu(z: Tensor) -> Tensor:
+        return 0.5 * z * (1 + ops.erf(2**-0.5 * z))
+
+    functions = {
+        "identity": stock.linear,
+        "sigmoid": stock.sigmoid,
+        "tanh": stock.tanh,
+        "relu": stock.relu,
+        "leaky_relu": leaky_relu,
+        "elu": stock.elu,
+        "softplus": stock.softplus,
+        "gelu": partial(stock.gelu, approximate=False),
+        "silu": stock.silu,
+        "softmax": stock.softmax,
+    }
+    if (engine, dtype) == ("jax", "float64"):
+        functions["tanh"] = tanh  # Keras's casts to float32 (2e-7 off)
+    if (engine, dtype) == ("tensorflow", "float64"):
+        functions["gelu"] = gelu  # Keras's holds sqrt(2) in float32 (5e-9 off)
+    return functions
+
+
+def forward(
+    network: MLP, functions: Any, layers: Any, x: Tensor, taps: Any = None
+) -> tuple[list[Tensor], list[Tensor]]:
+    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
+    z, a = [], []
+    below = x
+    for layer, name in enumerate(network.activations):
+        linear = layers[layer](below)
+        z.append(linear if taps is None else linear + taps[layer])
+        below = functions[name](z[layer])
+        a.append(below)
+    return z, a
+
+
+def mean_loss(network: MLP, layers: Any, z: Tensor, a: Tensor, y: Tensor, l2: float) -> Tensor:
+    """The mean over the rows of the loss of the last layer's z and a, plus the l2 term.
+
+    Sums over m: Keras's losses average by ops.mean, in float32 on jax (4e-7 off in float64).
+    """
+    from keras import ops
+
+    if network.loss == "half_squared_error":
+        loss = 0.5 * ops.sum(ops.square(a - y))
+    elif network.loss == "binary_cross_entropy":
+        loss = ops.sum(ops.binary_crossentropy(y, z, from_logits=True))
+    else:
+        # ops.categorical_crossentropy's gradient takes the sum of y for exactly 1 on tensorflow
+        loss = -ops.sum(y * ops.log_softmax(z))
+    loss = loss / ops.cast(ops.shape(y)[0], y.dtype)
+    return loss + l2_term(layers, l2) if l2 else loss
+
+
+def l2_term(layers: Any, l2: Any) -> Tensor:
+    """0.5 * l2 * sum of W^2; the factor of keras.regularizers.L2 is float32 on tensorflow."""
+    from keras import ops
+
+    return 0.5 * l2 * sum(ops.sum(ops.square(layer.kernel)) for layer in layers)
+
+
+# ── Training by Keras's fit ────────────────────────────────────────────────────────────────────
+
+
+def keras_optimizer(optimizer: Optimizer) -> Any:
+    """Keras's SGD, or the description's formula where Keras's own optimizer has another.
+
+    Keras's RMSProp and Adam put epsilon elsewhere: up to 4e-2 and 1e-2 apart after 100 steps.
+    """
+    from keras import optimizers
+
+    match optimizer:
+        case SGD():
+            # the velocity is -learning_rate times ours; np.float64, because a plain float becomes
+            # float32 on tensorflow (2e-8 off)
+            momentum = np.float64(optimizer.momentum)
+            return optimizers.SGD(optimizer.learning_rate, momentum, optimizer.nesterov)
+        case RMSProp() | Adam():
+            return _formula_class()(optimizer)
+    raise Unsupported(f"keras has no formula for {optimizer}")
+
+
+@cache
+def _formula_class() -> Any:
+    from keras import ops, optimizers
+
+    class Formula(optimizers.Optimizer):  # type: ignore[misc]
+        """RMSProp and Adam as stated, in Keras's tensors."""
+
+        def __init__(self, formula: RMSProp | Adam) -> None:
+            super().__init__(learning_rate=formula.learning_rate)
+            self.formula = formula
+
+        def build(self, variables: list[Any]) -> None:
+            super().build(variables)
+            self.v = self.add_optimizer_variables(variables, "v")
+            if isinstance(self.formula, Adam):
+                self.m = self.add_optimizer_variables(variables, "m")
+
+        def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
+            o, g, at = self.formula, gradient, self._get_variable_index(variable)
+            v = self.v[at]
+            match o:
+                case RMSProp():
+                    self.assign(v, o.decay * v + (1 - o.decay) * g**2)
+                    step = g / (ops.sqrt(v) + o.epsilon)
+                case Adam():
+                    m, t = self.m[at], ops.cast(self.iterations + 1, variable.dtype)
+                    self.assign(m, o.beta1 * m + (1 - o.beta1) * g)
+                    self.assign(v, o.beta2 * v + (1 - o.beta2) * g**2)
+                    m_hat, v_hat = m / one_minus_power(o.beta1, t), v / one_minus_power(o.beta2, t)
+                    step = m_hat / (ops.sqrt(v_hat) + o.epsilon)
+            self.assign_sub(variable, learning_rate * step)
+
+    def one_minus_power(beta: float, t: Tensor) -> Tensor:
+        # 1 - beta^t by expm1: the difference itself is 5e-5 off in float32 for .999 and t = 1
+        return -ops.expm1(math.log(beta) * t) if beta else ops.ones_like(t)
+
+    return Formula
+
+
+@cache
+def _trainer_class() -> Any:
+    import keras
+    from keras import ops
+
+    class Trainer(keras.Model):  # type: ignore[misc]
+        """A model's layers with data on the device; ``fit`` is fed the numbers of its rows."""
+
+        def __init__(self, model: KerasModel, optimizer: Optimizer, x: Tensor, y: Tensor) -> None:
+            super().__init__(dtype=model.backend.dtype)
+            self.mlp, self.functions, self.dense = model.network, model.functions, model.layers
+            self.engine, self.l2 = model.backend.engine, optimizer.l2
+            place = partial(self.add_weight, initializer="zeros", trainable=False)
+            self.x, self.y = place(shape=x.shape), place(shape=y.shape)
+            self.step_losses = place(shape=(STEPS_PER_FIT,))
+            self.step = place(shape=(), dtype="int32")
+            self.built = True
+            # jit_compile stays "auto": XLA on jax; on tensorflow not on CPU, where it would halve
+            # small steps (64-32-10) and double middling ones (784-256-256-10)
+            steps = self.engine.steps_per_execution
+            self.compile(model.keras_optimizer, steps_per_execution=steps)
+
+        def hold(self, x: Tensor, y: Tensor) -> None:
+            """Take over data; copies, because on jax fit gives away what its variables hold."""
+            self.x.assign(ops.copy(x))
+            self.y.assign(ops.copy(y))
+
+        def call(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+            x = ops.take(self.x, rows, axis=0)
+            return forward(self.mlp, self.functions, self.dense, x)
+
+        def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+            """The loss of the rows x, whose z and a are y_pred; also kept in ``step_losses``."""
+            z, a = y_pred
+            y = ops.take(self.y, x, axis=0)
+            loss = mean_loss(self.mlp, self.dense, z[-1], a[-1], y, self.l2)
+            at, value = ops.reshape(self.step, (1,)), ops.reshape(ops.stop_gradient(loss), (1,))
+            self.step_losses.assign(ops.slice_update(self.step_losses.value, at, value))
+            self.step.assign_add(1)
+            return loss
+
+        def train_on(self, order: Array) -> Tensor:
+            """One step per row of order, (steps, batch); the losses before each, (steps,)."""
+            self.step.assign(0)
+            self.fit(**self.engine.fit_arguments(order), shuffle=False, verbose=0)
+            return ops.copy(self.step_losses[: len(order)])
+
+    return Trainer
+
+
+# ── What Keras leaves to its engines ───────────────────────────────────────────────────────────
+
+
+class Engine:
+    """What ``fit`` is given and how functions of a model's variables run."""
+
+    steps_per_execution = STEPS_PER_FIT
+
+    def fit_arguments(self, order: Array) -> dict[str, Any]:
+        return {"x": order.reshape(-1), "batch_size": order.shape[1]}
+
+    def function(self, function: Any, variables: list[Any]) -> Any:
+        """function(x), which uses the variables."""
+        return function
+
+    def gradient(self, objective: Any, variables: list[Any]) -> Any:
+        """Of objective(taps, x, ...) -> (loss, more): (loss, more, (by variables, taps, x))."""
+        raise NotImplementedError
+
+
+class JaxEngine(Engine):
+    """JAX; float64 switches on x64 for the whole process."""
+
+    def __init__(self, dtype: str) -> None:
+        import jax
+
+        self.jax = jax
+        if dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+
+    def sees_gpu(self) -> bool:
+        return any(device.platform == "gpu" for device in self.jax.devices())
+
+    def synchronize(self, variables: list[Any]) -> None:
+        self.jax.block_until_ready([variable.value for variable in variables])
+
+    def function(self, function: Any, variables: list[Any]) -> Any:
+        compiled = self.jax.jit(_stateless(function, variables))
+        return lambda x: compiled([variable.value for variable in variables], x)
+
+    def gradient(self, objective: Any, variables: list[Any]) -> Any:
+        stateless = _stateless(objective, variables)
+        found = self.jax.value_and_grad(stateless, argnums=(0, 1, 2), has_aux=True)
+        compiled = self.jax.jit(found)
+
+        def differentiate(*arguments: Any) -> Any:
+            values = [variable.value for variable in variables]
+            (loss, more), gradients = compiled(values, *arguments)
+            return loss, more, gradients
+
+        return differentiate
+
+
+def _stateless(function: Any, variables: list[Any]) -> Any:
+    """The same function with the variables' values as its first argument."""
+    import keras
+
+    def stateless(values: Any, *arguments: Any) -> Any:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(*arguments)
+
+    return stateless
+
+
+class TensorFlowEngine(Engine):
+    """TensorFlow."""
+
+    def __init__(self, dtype: str) -> None:
+        import tensorflow as tf
+
+        self.tf = tf
+
+    def sees_gpu(self) -> bool:
+        return bool(self.tf.config.list_physical_devices("GPU"))
+
+    def synchronize(self, variables: list[Any]) -> None:
+        self.tf.test.experimental.sync_devices()
+
+    def fit_arguments(self, order: Array) -> dict[str, Any]:
+        # what fit makes of an array takes 35 ms more in every call
+        return {"x": self.tf.data.Dataset.from_tensor_slices(order)}
+
+    def gradient(self, objective: Any, variables: list[Any]) -> Any:
+        def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
+            with self.tf.GradientTape() as tape:
+                tape.watch((taps, x))
+                loss, more = objective(taps, x, *given)
+            values = [variable.value for variable in variables]
+            return loss, more, tape.gradient(loss, (values, taps, x))
+
+        return differentiate
+
+
+class TorchEngine(Engine):
+    """PyTorch, in float32 only: keras.ops.matmul, and so Dense, casts float64 to it."""
+
+    steps_per_execution = 1  # Keras takes no other on this engine
+
+    def __init__(self, dtype: str) -> None:
+        if dtype == "float64":
+            raise Unsupported(
+                "keras:torch computes in float32 even where all is float64 (Dense is 8e-7 off); "
+                "use dtype float32, keras:jax or keras:tensorflow"
+            )
+        import torch
+
+        self.torch = torch
+
+    def sees_gpu(self) -> bool:
+        return self.torch.cuda.is_available()
+
+    def synchronize(self, variables: list[Any]) -> None:
+        if variables[0].value.is_cuda:
+            self.torch.cuda.synchronize()
+
+    def gradient(self, objective: Any, variables: list[Any]) -> Any:
+        def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
+            x, *taps = (tensor.detach().requires_grad_() for tensor in (x, *taps))
+            loss, more = objective(taps, x, *given)
+            values = [variable.value for variable in variables]
+            found = self.torch.autograd.grad(loss, [*values, *taps, x])
+            return loss, more, (found[: len(values)], found[len(values) : -1], found[-1])
+
+        return differentiate
+
+
+ENGINES: dict[str, Any] = {"jax": JaxEngine, "tensorflow": TensorFlowEngine, "torch": TorchEngine}
+
+
+# ── The model and the backend ──────────────────────────────────────────────────────────────────
+
+
+class KerasModel(Model):
+    """The parameters as variables of Dense layers, whose kernels are W transposed."""
+
+    backend: KerasBackend
+
+    def __init__(self, backend: KerasBackend, network: MLP, parameters: Parameters) -> None:
+        self.ops = backend.keras.ops
+        self.functions = activations(backend.mode, backend.dtype)
+        dense = partial(backend.keras.layers.Dense, dtype=backend.dtype, use_bias=network.bias)
+        with backend.scope():
+            self.layers = [dense(n, kernel_initializer="zeros") for n in network.sizes[1:]]
+            for layer, n_in in zip(self.layers, network.sizes, strict=False):
+                layer.build((None, n_in))
+        self.kernels = [layer.kernel for layer in self.layers]
+        self.biases = [layer.bias for layer in self.layers] if network.bias else []
+        self.variables = [*self.kernels, *self.biases]
+        self._forward = backend.engine.function(self._output, self.variables)
+        self._differentiate = backend.engine.gradient(self._objective, self.variables)
+        self._trainer: Any = None
+        self._trainer_of: Any = None
+        super().__init__(backend, network, parameters)
+
+    def upload(self, array: Array) -> Tensor:
+        copied = np.array(array)  # the engines may otherwise go on using NumPy's own memory
+        if array.dtype.kind == "i":
+            return copied  # row numbers stay on the host, where fit cuts its batches from them
+        with self.backend.scope():
+            return self.ops.convert_to_tensor(copied)
+
+    def download(self, array: Tensor) -> Array:
+        return np.array(self.ops.convert_to_numpy(array))
+
+    def synchronize(self) -> None:
+        self.backend.engine.synchronize(self.variables)
+
+    def write_parameters(self, parameters: Parameters) -> None:
+        given = [*(W.T for W in parameters.W), *parameters.b]
+        with self.backend.scope():
+            for variable, array in zip(self.variables, given, strict=True):
+                variable.assign(self.upload(array))
+
+    def read_parameters(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        with self.backend.scope():
+            W = tuple(map(self.ops.transpose, self.kernels))
+            return W, tuple(map(self.ops.copy, self.biases))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.backend.scope():
+            return self._forward(x)
+
+    def differentiate(
+        self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
+    ) -> Backpropagation[Tensor]:
+        layers = self.network.layers
+        with self.backend.scope():
+            taps = [self.ops.zeros((x.shape[0], n), x.dtype) for n in self.network.sizes[1:]]
+            loss, (z, a), (by_variables, by_taps, by_x) = self._differentiate(
+                taps, x, y, cotangent, l2
+            )
+            W = tuple(map(self.ops.transpose, by_variables[:layers]))
+        gradients = Gradients(W, tuple(by_variables[layers:]))
+        return Backpropagation(
+            None if y is None else loss, tuple(z), tuple(a), tuple(by_taps), gradients, by_x
+        )
+
+    def start(self, optimizer: Optimizer) -> None:
+        with self.backend.scope():
+            if self._trainer_of != optimizer:
+                self._trainer, self._trainer_of = None, optimizer
+                self.keras_optimizer = keras_optimizer(optimizer)
+                # layer by layer, as Trainer has them
+                self.keras_optimizer.build([v for layer in self.layers for v in layer.variables])
+            for state in self.keras_optimizer.variables:
+                if state is not self.keras_optimizer.learning_rate:
+                    state.assign(self.ops.zeros_like(state.value))
+
+    def steps(self, x: Tensor, y: Tensor, order: Array, optimizer: Optimizer) -> Tensor:
+        with self.backend.scope():
+            # what is compiled is for one shape of data; other data of that shape take its place
+            if self._trainer is None or tuple(self._trainer.x.shape) != tuple(x.shape):
+                self._trainer = _trainer_class()(self, optimizer, x, y)
+                self._held: tuple[Tensor, Tensor] = (None, None)
+            if self._held[0] is not x or self._held[1] is not y:
+                self._trainer.hold(x, y)
+                self._held = (x, y)
+            starts = range(0, len(order), STEPS_PER_FIT)
+            losses = [self._trainer.train_on(order[k : k + STEPS_PER_FIT]) for k in starts]
+            return losses[0] if len(losses) == 1 else self.ops.concatenate(losses)
+
+    def _output(self, x: Tensor) -> Tensor:
+        return forward(self.network, self.functions, self.layers, x)[1][-1]
+
+    def _objective(
+        self, taps: Any, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: Any
+    ) -> tuple[Tensor, Any]:
+        z, a = forward(self.network, self.functions, self.layers, x, taps)
+        if y is not None:
+            loss = mean_loss(self.network, self.layers, z[-1], a[-1], y, 0.0)
+        else:
+            loss = self.ops.sum(cotangent * a[-1])
+        # l2 may be traced here, so that another value compiles nothing anew
+        return loss + l2_term(self.layers, l2), (z, a)
+
+
+class KerasBackend(Backend):
+    """Keras, on the engine that the mode names."""
+
+    name = "keras"
+    modes = ("jax", "tensorflow", "torch")
+    devices = ("cpu", "cuda")
+
+    def __init__(
+        self, mode: str | None = None, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
+        super().__init__(mode, device, dtype)
+        if importlib.util.find_spec(self.mode) is None:
+            raise MissingBackend(
+                f"keras:{self.mode} needs the package {self.mode!r}; "
+                f"install it with: pip install 'bpbench[{self.mode}]'"
+            )
+        self.engine = ENGINES[self.mode](dtype)
+        self.keras = import_keras(self.mode)
+        if device == "cuda" and not self.engine.sees_gpu():
+            raise Unsupported(
+                f"keras:{self.mode} sees no cuda device; "
+                f"expected a GPU and a CUDA build of {self.mode}"
+            )
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Make this backend's dtype and device Keras's defaults, which belong to the process.
+
+        Layers are told their dtype, but learning rates, buffers and constants go by floatx.
+        """
+        config, before = self.keras.config, self.keras.config.floatx()
+        config.set_floatx(self.dtype)
+        try:
+            with self.keras.device("gpu" if self.device == "cuda" else "cpu"):
+                yield
+        finally:
+            config.set_floatx(before)
+
+    def model(self, network: MLP, parameters: Parameters) -> KerasModel:
+        return KerasModel(self, network, parameters)
+
+
+def import_keras(engine: str) -> Any:
+    """Keras on one of its engines, which it keeps as long as the process lives.
+
+    Raises:
+        UsageError: Keras has been imported with another engine.
+    """
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = engine
+    import keras
+
+    running = keras.config.backend()
+    if running != engine:
+        raise UsageError(
+            f"keras:{engine}: Keras already runs on {running!r} in this process, and a process "
+            f"has one engine only; use keras:{running}, or start another process for "
+            f"keras:{engine}, as the command line does"
+        )
+    return keras
