@@ -7,6 +7,7 @@ two classes that derive from Keras's are made inside functions.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import math
 import os
@@ -219,125 +220,89 @@ def _trainer_class() -> Any:
 
 
 class Engine:
-    """What ``fit`` is given and how functions of a model's variables run."""
+    """A framework below Keras.
+
+    ``gradient`` makes of an objective(taps, x, ...) -> (loss, more) the function of the same
+    arguments that returns (loss, more), (derivatives by the variables, by taps, by x).
+    """
 
     steps_per_execution = STEPS_PER_FIT
+
+    def __init__(self, framework: Any) -> None:
+        self.framework = framework
 
     def fit_arguments(self, order: Array) -> dict[str, Any]:
         return {"x": order.reshape(-1), "batch_size": order.shape[1]}
 
     def function(self, function: Any, variables: list[Any]) -> Any:
-        """function(x), which uses the variables."""
+        """A function that uses the variables, compiled where that needs to be asked for."""
         return function
-
-    def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        """Of objective(taps, x, ...) -> (loss, more): (loss, more, (by variables, taps, x))."""
-        raise NotImplementedError
 
 
 class JaxEngine(Engine):
-    """JAX; float64 switches on x64 for the whole process."""
-
-    def __init__(self, dtype: str) -> None:
-        import jax
-
-        self.jax = jax
-        if dtype == "float64":
-            jax.config.update("jax_enable_x64", True)
-
     def sees_gpu(self) -> bool:
-        return any(device.platform == "gpu" for device in self.jax.devices())
+        return any(device.platform == "gpu" for device in self.framework.devices())
 
     def synchronize(self, variables: list[Any]) -> None:
-        self.jax.block_until_ready([variable.value for variable in variables])
+        self.framework.block_until_ready([variable.value for variable in variables])
 
-    def function(self, function: Any, variables: list[Any]) -> Any:
-        compiled = self.jax.jit(_stateless(function, variables))
-        return lambda x: compiled([variable.value for variable in variables], x)
+    def function(
+        self, function: Any, variables: list[Any], transformed: Any = lambda stateless: stateless
+    ) -> Any:
+        import keras
+
+        def stateless(values: Any, *arguments: Any) -> Any:
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping):
+                return function(*arguments)
+
+        compiled = self.framework.jit(transformed(stateless))
+        return lambda *arguments: compiled([v.value for v in variables], *arguments)
 
     def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        stateless = _stateless(objective, variables)
-        found = self.jax.value_and_grad(stateless, argnums=(0, 1, 2), has_aux=True)
-        compiled = self.jax.jit(found)
-
-        def differentiate(*arguments: Any) -> Any:
-            values = [variable.value for variable in variables]
-            (loss, more), gradients = compiled(values, *arguments)
-            return loss, more, gradients
-
-        return differentiate
-
-
-def _stateless(function: Any, variables: list[Any]) -> Any:
-    """The same function with the variables' values as its first argument."""
-    import keras
-
-    def stateless(values: Any, *arguments: Any) -> Any:
-        mapping = list(zip(variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return function(*arguments)
-
-    return stateless
+        by_all = partial(self.framework.value_and_grad, argnums=(0, 1, 2), has_aux=True)
+        return self.function(objective, variables, by_all)
 
 
 class TensorFlowEngine(Engine):
-    """TensorFlow."""
-
-    def __init__(self, dtype: str) -> None:
-        import tensorflow as tf
-
-        self.tf = tf
-
     def sees_gpu(self) -> bool:
-        return bool(self.tf.config.list_physical_devices("GPU"))
+        return bool(self.framework.config.list_physical_devices("GPU"))
 
     def synchronize(self, variables: list[Any]) -> None:
-        self.tf.test.experimental.sync_devices()
+        self.framework.test.experimental.sync_devices()
 
     def fit_arguments(self, order: Array) -> dict[str, Any]:
         # what fit makes of an array takes 35 ms more in every call
-        return {"x": self.tf.data.Dataset.from_tensor_slices(order)}
+        return {"x": self.framework.data.Dataset.from_tensor_slices(order)}
 
     def gradient(self, objective: Any, variables: list[Any]) -> Any:
         def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
-            with self.tf.GradientTape() as tape:
+            with self.framework.GradientTape() as tape:
                 tape.watch((taps, x))
                 loss, more = objective(taps, x, *given)
             values = [variable.value for variable in variables]
-            return loss, more, tape.gradient(loss, (values, taps, x))
+            return (loss, more), tape.gradient(loss, (values, taps, x))
 
         return differentiate
 
 
 class TorchEngine(Engine):
-    """PyTorch, in float32 only: keras.ops.matmul, and so Dense, casts float64 to it."""
-
-    steps_per_execution = 1  # Keras takes no other on this engine
-
-    def __init__(self, dtype: str) -> None:
-        if dtype == "float64":
-            raise Unsupported(
-                "keras:torch computes in float32 even where all is float64 (Dense is 8e-7 off); "
-                "use dtype float32, keras:jax or keras:tensorflow"
-            )
-        import torch
-
-        self.torch = torch
+    steps_per_execution = 1  # Keras takes no other on torch
 
     def sees_gpu(self) -> bool:
-        return self.torch.cuda.is_available()
+        return self.framework.cuda.is_available()
 
     def synchronize(self, variables: list[Any]) -> None:
         if variables[0].value.is_cuda:
-            self.torch.cuda.synchronize()
+            self.framework.cuda.synchronize()
 
     def gradient(self, objective: Any, variables: list[Any]) -> Any:
         def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
             x, *taps = (tensor.detach().requires_grad_() for tensor in (x, *taps))
             loss, more = objective(taps, x, *given)
             values = [variable.value for variable in variables]
-            found = self.torch.autograd.grad(loss, [*values, *taps, x])
-            return loss, more, (found[: len(values)], found[len(values) : -1], found[-1])
+            found = self.framework.autograd.grad(loss, [*values, *taps, x])
+            return (loss, more), (found[: len(values)], found[len(values) : -1], found[-1])
 
         return differentiate
 
@@ -404,7 +369,7 @@ class KerasModel(Model):
         layers = self.network.layers
         with self.backend.scope():
             taps = [self.ops.zeros((x.shape[0], n), x.dtype) for n in self.network.sizes[1:]]
-            loss, (z, a), (by_variables, by_taps, by_x) = self._differentiate(
+            (loss, (z, a)), (by_variables, by_taps, by_x) = self._differentiate(
                 taps, x, y, cotangent, l2
             )
             W = tuple(map(self.ops.transpose, by_variables[:layers]))
@@ -453,7 +418,7 @@ class KerasModel(Model):
 
 
 class KerasBackend(Backend):
-    """Keras, on the engine that the mode names."""
+    """Keras; float64 on jax switches on x64 for the whole process."""
 
     name = "keras"
     modes = ("jax", "tensorflow", "torch")
@@ -463,18 +428,20 @@ class KerasBackend(Backend):
         self, mode: str | None = None, device: str = "cpu", dtype: str = "float32"
     ) -> None:
         super().__init__(mode, device, dtype)
-        if importlib.util.find_spec(self.mode) is None:
-            raise MissingBackend(
-                f"keras:{self.mode} needs the package {self.mode!r}; "
-                f"install it with: pip install 'bpbench[{self.mode}]'"
+        if (self.mode, dtype) == ("torch", "float64"):
+            raise Unsupported(
+                "keras:torch computes in float32 even where all is float64: keras.ops.matmul, and "
+                "so Dense, casts to it (8e-7 off); use float32, keras:jax or keras:tensorflow"
             )
-        self.engine = ENGINES[self.mode](dtype)
-        self.keras = import_keras(self.mode)
+        self.keras, framework = import_keras(self.mode)
+        self.engine = ENGINES[self.mode](framework)
         if device == "cuda" and not self.engine.sees_gpu():
             raise Unsupported(
                 f"keras:{self.mode} sees no cuda device; "
                 f"expected a GPU and a CUDA build of {self.mode}"
             )
+        if (self.mode, dtype) == ("jax", "float64"):
+            framework.config.update("jax_enable_x64", True)
 
     @contextmanager
     def scope(self) -> Iterator[None]:
@@ -494,12 +461,18 @@ class KerasBackend(Backend):
         return KerasModel(self, network, parameters)
 
 
-def import_keras(engine: str) -> Any:
-    """Keras on one of its engines, which it keeps as long as the process lives.
+def import_keras(engine: str) -> tuple[Any, Any]:
+    """Keras on one of its engines, which it keeps as long as the process lives, and that engine.
 
     Raises:
+        MissingBackend: the engine's own package is not installed.
         UsageError: Keras has been imported with another engine.
     """
+    if importlib.util.find_spec(engine) is None:
+        raise MissingBackend(
+            f"keras:{engine} needs the package {engine!r}; "
+            f"install it with: pip install 'bpbench[{engine}]'"
+        )
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = engine
     import keras
@@ -511,4 +484,4 @@ def import_keras(engine: str) -> Any:
             f"has one engine only; use keras:{running}, or start another process for "
             f"keras:{engine}, as the command line does"
         )
-    return keras
+    return keras, importlib.import_module(engine)
