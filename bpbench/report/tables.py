@@ -17,6 +17,8 @@ from bpbench.report.cells import POINT, VARIANT, WHERE, Row, flat, points
 from bpbench.report.numbers import NOTHING
 
 Line = dict[str, Any]
+STARVED = 0.8
+"""Cores that a backend must have had while it was timed; one that never waits has all of one."""
 
 
 class Column(NamedTuple):
@@ -114,6 +116,7 @@ def speed(cells: pd.DataFrame) -> Table:
             "compiled, with the interval of its median. CPU/wall: cores that were busy. Vs "
             "fastest: times the fastest median of the same work; ≈ where the intervals overlap, so "
             "that no difference was seen.",
+            *_disturbed(frame),
         ),
     )
 
@@ -143,8 +146,9 @@ def convergence(cells: pd.DataFrame) -> Table:
             Column("parameters", _agreement),
         ),
         (
-            "Over several seeds: the median, with the least and the greatest. Parameters: the "
-            "largest difference of any final parameter from numpy's, from the same start and the "
+            "Losses are those of one batch, the first and the last. Over several seeds: the "
+            "median, with the least and the greatest. Parameters: the largest difference of any "
+            "final parameter from numpy's, from the same start and the "
             "same batches; identical where every bit agrees. Where a training is long and does not "
             "contract, correct backends part company by rounding alone.",
         ),
@@ -182,6 +186,19 @@ def _relative_to_fastest(frame: pd.DataFrame) -> pd.DataFrame:
     )
     overlaps = frame["interval_low_s"] <= highs.transform("max")
     return frame.assign(factor=frame["median_s"] / fastest, overlaps=overlaps & ~at)
+
+
+def _disturbed(frame: pd.DataFrame) -> list[str]:
+    """A warning where a backend on the CPU did not get the cores that it was to have."""
+    if "cpu_per_wall" not in frame.columns:
+        return []
+    starved = (frame["device"] == "cpu") & (frame["cpu_per_wall"] < STARVED)
+    if not starved.any():
+        return []
+    return [
+        f"In {starved.sum()} of these {len(frame)} lines the backend had less than {STARVED} of a "
+        "core: something else kept the machine busy. Time them again when it is idle."
+    ]
 
 
 def _over_seeds(group: pd.DataFrame) -> Line:
