@@ -202,6 +202,18 @@ def test_findings_say_whose_they_are():
     assert problems(rows) == []
 
 
+def test_a_training_by_wrong_gradients_is_not_told_of_as_well():
+    trained = WRONG | {"findings": [{"say": "the losses are wrong"}]}
+    both = row("verify", status="wrong", report=WRONG, training=trained)
+    alone = row("verify", status="wrong", training=trained)
+    assert findings([both]) == [
+        "xor, numpy:reference, float64, gradients: wrong: divide by the batch"
+    ]
+    assert findings([alone]) == [
+        "xor, numpy:reference, float64, training: wrong: the losses are wrong"
+    ]
+
+
 def test_one_reason_for_several_questions_is_said_once():
     rows = [
         row(question, "torch", "eager", status="missing", say="torch needs the package 'torch'")

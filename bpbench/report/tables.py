@@ -312,18 +312,23 @@ def _agreement(line: Line) -> str:
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """A sentence for everything in the judges' reports that is not right, with whose it is."""
+    """A sentence for everything in the judges' reports that is not right, with whose it is.
+
+    Of a training nothing is said where the gradients are wrong: it cannot be right then.
+    """
     sentences: dict[str, None] = {}
     for row in rows:
         measured = row.get("measured") or {}
-        for part in ("report", "training"):
+        for part, what in (("report", "gradients"), ("training", "training")):
             report = measured.get(part) or {}
-            if row["cell"]["question"] != "verify" or report.get("verdict") in (None, "right"):
+            verdict = report.get("verdict")
+            if row["cell"]["question"] != "verify" or verdict in (None, "right"):
                 continue
             said = [finding["say"] for finding in report.get("findings") or ()]
-            what = "gradients" if part == "report" else "training"
             for say in said or [row.get("say") or "no finding explains it"]:
-                sentences[f"{subject(row)}, {what}: {report['verdict']}: {say}"] = None
+                sentences[f"{subject(row)}, {what}: {verdict}: {say}"] = None
+            if verdict == "wrong":
+                break
     return list(sentences)
 
 
