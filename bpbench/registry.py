@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ def list_backends() -> list[BackendInfo]:
     Backends of other packages (entry points of the group ``bpbench.backends``) come after the
     five that bpbench brings; listing one imports its module.
     """
+    # a driver is no proof that the framework's build can use it; get_backend asks the framework
+    nvidia = shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
     listed = []
     for name, entry in BUILT_IN.items():
         reason = _missing(name, entry)
