@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -437,3 +438,26 @@ def test_interruption_is_one_line_and_leaves_no_worker(folder):
     assert process.returncode == 130
     assert rest == "Error: interrupted; the same command goes on where it stopped\n"
     assert not list((folder / "results").glob(".scratch-*"))
+
+
+# ── The README ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_python_of_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    y = np.eye(10)
+    names = {"__name__": "readme", "x": y @ np.ones((10, 784)), "y": y, "order": [[0, 1], [2, 3]]}
+    for block in blocks:
+        exec(block.replace('"torch", mode="eager"', '"numpy"'), names)
+    assert names["experiment"].points[1].optimizer.learning_rate == 1.0
+    assert names["found"].gradients.W[0].shape == (30, 784)
+    assert names["losses"].shape == (2,)
+
+
+def test_every_command_of_the_readme_exists_with_its_options():
+    text = (ROOT / "README.md").read_text()
+    lines = re.findall(r"^bpbench (\w+)(.*)$", text, re.MULTILINE)
+    assert {name for name, _ in lines} >= {"verify", "run", "report"}
+    for name, rest in lines:
+        known = invoke(name, "--help").output
+        assert set(re.findall(r"--\w+", rest)) <= set(re.findall(r"--\w+", known))
