@@ -24,8 +24,8 @@ from bpbench.registry import list_backends
 def command(json_: bool, quiet: bool, verbose: bool) -> None:
     """What is installed, which modes and devices, and how to get the rest.
 
-    The first mode of each is its default. Nothing is imported to find out: a device is listed where
-    the framework can use it, whether or not this machine has one.
+    The first mode of each is its default. No framework is imported to find out, so that whether it
+    can really use a device is seen only when it is asked to.
     """
     backends = list_backends()
     if json_:
