@@ -24,6 +24,7 @@ def row(
     found = {"verify": VERIFY, "speed": SPEED, "train": TRAIN}[question] | measured
     return {
         "schema": 1,
+        "notes": "What section 5 means.",
         "cell": {
             "id": f"{question}-{backend}-{mode}-{dtype}-{seed}-0123abcd",
             "experiment": experiment,
@@ -37,6 +38,7 @@ def row(
             "optimizer": {"name": "SGD", "learning_rate": 0.1, "l2": 0.0},
             "epochs": 10,
             "batch_size": 4,
+            "initial": "normal",
             "backend": backend,
             "mode": mode,
             "device": "cpu",

@@ -241,6 +241,7 @@ def test_markdown_says_what_ran_what_came_out_what_is_not_right_and_where():
         "# bpbench: xor",
         "2-3-1 sigmoid",
         "SGD(learning_rate=0.1)",
+        "What section 5 means.",
         "## Gradient agreement",
         "## Speed",
         "## Convergence",

@@ -35,11 +35,13 @@ def _what_ran(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         cell = row["cell"]
         said.setdefault(_training(cell), {})[str(cell["seed"])] = None
+    notes = dict.fromkeys(row["notes"] for row in rows if row.get("notes"))
     ended = sum(row["status"] == "ok" for row in rows)
     times = sorted(row["started"] for row in rows if row.get("started"))
     when = f", {times[0]} to {times[-1]}" if times else ""
     return [
         _bullets(f"{text}; seeds {', '.join(seeds)}" for text, seeds in said.items()),
+        *notes,
         f"{ended} of {len(rows)} cells are ok{when}.",
     ]
 
@@ -52,7 +54,7 @@ def _training(cell: Mapping[str, Any]) -> str:
     return (
         f"**{cell['experiment']}**{point}: {cell['network_text']}; data {cell['data']} "
         f"(digest {cell['data_digest']}); {name}({fields}); {cell['epochs']} epochs in batches of "
-        f"{cell['batch_size']}"
+        f"{cell['batch_size']}; initial parameters: {cell['initial']}"
     )
 
 
