@@ -293,7 +293,12 @@ def _all_right(frame: pd.DataFrame) -> list[Column]:
         return []
     if (frame["seeds"] < 2).all():
         return []
-    return [Column("all rows right", lambda line: f"{line['all_rows_right']} of {line['seeds']}")]
+
+    def show(line: Line) -> str:
+        known = line.get("accuracy_train") is not None
+        return f"{line['all_rows_right']} of {line['seeds']}" if known else NOTHING
+
+    return [Column("all rows right", show)]
 
 
 def _agreement(line: Line) -> str:
