@@ -92,7 +92,7 @@ def list_backends() -> list[BackendInfo]:
         reason = _missing(name, entry)
         listed.append(
             BackendInfo(
-                name, tuple(entry.targets), entry.devices,
+                name, tuple(entry.targets), tuple(d for d in entry.devices if d != "cuda" or nvidia),
                 None if reason else _version(entry), reason is None, reason,
             )
         )  # fmt: skip
