@@ -90,8 +90,7 @@ class Experiment:
             if name in self.vary:
                 object.__setattr__(self, where, tuple(self.vary[name]))
         for dtype in _each(self.dtype):
-            if dtype not in DTYPES:
-                raise unknown(f"Experiment {self.name!r}: dtype", dtype, DTYPES)
+            check_dtype(f"Experiment {self.name!r}: dtype", dtype)
         for question in self.questions:
             if question not in QUESTIONS:
                 raise unknown(f"Experiment {self.name!r}: question", question, QUESTIONS)
@@ -126,6 +125,10 @@ class Experiment:
         "verify" is among the questions whenever another is, because nothing is trained or timed
         unverified. Verifying and timing take the first seed, training all of them.
         """
+        for backend in backends or ():
+            check_backend(backend)
+        for dtype in dtypes or ():
+            check_dtype("dtype", dtype)
         names = backends or self.backends or tuple(BUILT_IN)
         asked = {*(questions or self.questions), "verify"}
         numbers = seed_numbers(self.seeds if seeds is None else seeds, "seeds")
@@ -202,6 +205,12 @@ def check_backend(name: str) -> None:
         names = entry_points(group=ENTRY_POINTS).names
         if bare not in names:
             raise unknown("backend", bare, {*BUILT_IN, *names})
+
+
+def check_dtype(subject: str, dtype: str) -> None:
+    """Raise UsageError for a dtype that no experiment can have."""
+    if dtype not in DTYPES:
+        raise unknown(subject, dtype, DTYPES)
 
 
 def full_name(name: str) -> tuple[str, str]:

@@ -6,9 +6,10 @@ They are rounded here to the dtype that is asked about, so that no backend round
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from bpbench.cells import Point
 from bpbench.datasets import BatchOrder, Dataset
 from bpbench.execute import protocol
 from bpbench.network import Array, Parameters, digest
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,7 @@ class Given:
         self._scratch = scratch
         self._files: dict[object, File] = {}
         self._parameters: dict[object, Parameters] = {}
+        self._remembered: dict[object, Any] = {}
         self._made = 0
         self._rounded: tuple[Dataset, str, dict[str, Array]] | None = None
 
@@ -70,8 +74,15 @@ class Given:
         """A path in the scratch folder, for a worker's answer."""
         return self._scratch / f"{name}.safetensors"
 
-    def forget_orders(self) -> None:
-        """Remove the order files: a long training has many, and no one asks for them again."""
+    def remember(self, key: object, make: Callable[[], T]) -> T:
+        """What ``make`` makes, made once: all backends are judged by the same truth."""
+        if key not in self._remembered:
+            self._remembered[key] = make()
+        return self._remembered[key]  # type: ignore[no-any-return]
+
+    def forget(self) -> None:
+        """Forget what belongs to a point that is done: its truths, and its orders' files."""
+        self._remembered.clear()
         for key in [key for key in self._files if isinstance(key, tuple) and key[0] == "order"]:
             self._files.pop(key).path.unlink(missing_ok=True)
 
@@ -102,7 +113,7 @@ def short_batch(order: BatchOrder) -> Array | None:
 
 
 def pieces(epochs: int, most: int = 50) -> list[tuple[int, int]]:
-    """Up to ``most`` pieces of equal length: each piece's first epoch, and the one behind its last."""
+    """Up to ``most`` pieces of equal length: (first epoch, one behind the last)."""
     length = -(-epochs // most)
     return [(first, min(first + length, epochs)) for first in range(0, epochs, length)]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,15 @@ from bpbench.execute import protocol
 from bpbench.execute.given import File, Given, full_batches, pieces, short_batch, total_digest
 from bpbench.execute.process import CellEnded, WorkerProcess
 from bpbench.network import Array, Parameters
-from bpbench.verify import truth
-from bpbench.verify.verdict import Report, judge, judge_training
+from bpbench.verify.training import judge_training, simulate
+from bpbench.verify.verdict import Report, judge
 
 CHECKED_STEPS = 12
-"""Steps of one call that are judged: enough that a backend that skips every tenth step is seen."""
+"""Steps of each call that ``verify`` judges: one that skips every tenth step is seen."""
+JUDGED_STEPS = 200
+"""Steps at the beginning of a training, and of a block that is timed, that are judged."""
+JUDGED_FLOPS = 4e8
+"""Fewer are judged where they would cost more than so many operations in one backend."""
 KINK_TRIES = 3
 """Batches that are tried where a sample lies on a kink."""
 POOL = 1024
@@ -117,14 +122,27 @@ class Asker:
             losses: (steps,).
             final: the parameters after the last; None where only the losses are known.
         """
-        point, dtype = self.point, self.cell.dtype
+        rows, numbers = np.unique(order, return_inverse=True)
+        order = numbers.reshape(order.shape)  # among the rows that it names
         what = (
-            point.network, self.parameters, self.data["train_x"], self.data["train_y"], order,
-            point.optimizer,
+            self.point.network, self.parameters, self.data["train_x"][rows],
+            self.data["train_y"][rows], order, self.point.optimizer,
         )  # fmt: skip
-        if final is None:
-            final = truth.train(*what, dtype=truth.precision_above(dtype))[1].astype(dtype)
-        return judge_training(*what, losses, final, dtype)
+        dtype = self.cell.dtype
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            expected = self.given.remember(
+                ("training", self.point, self.cell.seed, dtype, order.tobytes(), rows.tobytes()),
+                lambda: simulate(*what, dtype),
+            )
+        return judge_training(*what, losses, final, dtype, expected=expected)
+
+    @property
+    def judged_steps(self) -> int:
+        """How many steps can be judged in a reasonable time."""
+        sizes = self.point.network.sizes
+        products = sum(n * m for n, m in pairwise(sizes))
+        affordable = JUDGED_FLOPS / (6 * self.point.batch_size * products)
+        return int(max(CHECKED_STEPS, min(JUDGED_STEPS, affordable)))
 
     @property
     def given_digest(self) -> str:
@@ -178,12 +196,16 @@ def _findings(report: Report) -> str:
 
 
 def _few_steps(asker: Asker) -> Report:
-    """Judge two calls of training, the second going on where the first ended, and a short batch."""
+    """Judge two calls of training, the second going on where the first ended, and a short batch.
+
+    Of a large network, one call.
+    """
     point, seed = asker.point, asker.cell.seed
-    order = full_batches(point.order(seed), 2 * CHECKED_STEPS)
+    calls = 2 if asker.judged_steps > CHECKED_STEPS else 1
+    order = full_batches(point.order(seed), calls * CHECKED_STEPS)
     asker.start()
-    for part in (order[:CHECKED_STEPS], order[CHECKED_STEPS:]):
-        asker.with_order("steps", [part])
+    for call in np.split(order, calls):
+        asker.with_order("steps", [call])
     losses, final, _ = asker.finish()
     report = asker.judge_training(order, losses, final)
     short = short_batch(point.order(seed))
@@ -213,6 +235,9 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
         if diverged := not reply["finite"]:
             break
     losses, final, _ = asker.finish()
+    wrong = _wrong_beginning(asker, losses, done)
+    if wrong:
+        return Answer("wrong", f"wrong training: {wrong}", given_digest=asker.given_digest)
     measured = {
         "steps": done,
         "first_loss": float(losses[0]),
@@ -236,6 +261,17 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
     else:
         measured["accuracy"] = _accuracies(asker)
     return answer
+
+
+def _wrong_beginning(asker: Asker, losses: Array, done: int) -> str:
+    """What is wrong with the losses of the first steps, up to the first batch that is short."""
+    if losses.shape != (done,):
+        return f"losses of shape {losses.shape} came from {done} steps"
+    order = asker.point.order(asker.cell.seed)
+    whole = done if short_batch(order) is None else order.steps - 1
+    steps = min(whole, done, asker.judged_steps)
+    report = asker.judge_training(full_batches(order, steps), losses[:steps])
+    return _findings(report) if report.verdict == "wrong" else ""
 
 
 def _curve(losses: Array) -> list[list[float]]:
@@ -303,16 +339,11 @@ class Timing:
         self.warmups = [self._sample(keep=True)]
         steps = self.sized["steps"]
         losses, final, _ = asker.finish()
-        judged = min(steps, 2 * CHECKED_STEPS)
-        report = asker.judge_training(
-            pool[:judged], losses[:judged], final if judged == steps else None
-        )
-        if losses.shape != (steps,):
-            return self._refused(f"not timed: {losses.shape} losses came from {steps} steps")
-        if report.verdict == "wrong":
+        wrong = self._wrong_block(pool, losses, final)
+        if wrong:
             return self._refused(
                 f"not timed: the very block of {steps} steps that would be timed trains wrongly: "
-                + _findings(report)
+                + wrong
             )
         self.warmups += [self._sample() for _ in range(WARMUPS - 1)]
         return None
@@ -347,6 +378,17 @@ class Timing:
             "rounds": len(self.samples),
         }
         return Answer(measured=measured, given_digest=asker.given_digest)
+
+    def _wrong_block(self, pool: Array, losses: Array, final: Parameters) -> str:
+        """What is wrong with what the block that is to be timed computes."""
+        steps = self.sized["steps"]
+        if losses.shape != (steps,):
+            return f"losses of shape {losses.shape} came from {steps} steps"
+        judged = min(steps, self.asker.judged_steps)
+        report = self.asker.judge_training(
+            pool[:judged], losses[:judged], final if judged == steps else None
+        )
+        return _findings(report) if report.verdict == "wrong" else ""
 
     def _sample(self, keep: bool = False) -> float:
         reply = self.asker.worker.ask(

@@ -108,7 +108,10 @@ class Store:
 
 
 def read(folder: str | Path) -> list[Row]:
-    """Every row of a folder of results, sorted by experiment and cell.
+    """The rows of a folder of results, sorted by experiment and cell.
+
+    Where an experiment has been changed, cells of the same name lie there for both: the newest of
+    them counts.
 
     Raises:
         UsageError: there is no such folder.
@@ -117,7 +120,13 @@ def read(folder: str | Path) -> list[Row]:
     root = Path(folder)
     if not root.is_dir():
         raise UsageError(f"there is no folder of results {folder}")
-    return [read_row(path) for path in sorted(root.glob("[!.]*/[!.]*.json"))]
+    newest: dict[tuple[str, str], Row] = {}
+    for path in sorted(root.glob("[!.]*/[!.]*.json")):
+        row = read_row(path)
+        name = path.parent.name, path.stem.rpartition("-")[0]
+        if name not in newest or newest[name]["started"] <= row["started"]:
+            newest[name] = row
+    return list(newest.values())
 
 
 def read_arrays(folder: str | Path, row: Row) -> dict[str, Array]:

@@ -208,7 +208,7 @@ class Supervisor:
                     if cell.question != "speed":
                         self._run_cell(cell)
                 self._time([cell for cell in here if cell.question == "speed"])
-                self._given.forget_orders()
+                self._given.forget()
         finally:
             self._end_workers()
 

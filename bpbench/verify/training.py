@@ -7,7 +7,7 @@ a few runs of our own in the dtype under judgement, which show how far correct r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,8 +66,10 @@ def judge_training(
     order: ArrayLike,
     optimizer: Optimizer,
     losses: ArrayLike,
-    final: Parameters,
+    final: Parameters | None,
     dtype: str,
+    *,
+    expected: Training | None = None,
 ) -> Report:
     """Judge a few steps of training: their losses and the parameters after the last.
 
@@ -75,8 +77,9 @@ def judge_training(
         network, parameters, x, y, order, optimizer: what was asked of ``Model.train``, from the
             optimizer's initial state.
         losses: (steps,), what it gave.
-        final: the parameters afterwards.
+        final: the parameters afterwards; None where only the losses are to be judged.
         dtype: what was claimed, "float32" or "float64".
+        expected: what ``simulate`` gives for the same training, where it has been asked already.
 
     Returns:
         The report; relative errors of W and b are shares of the way that training took them.
@@ -86,7 +89,7 @@ def judge_training(
     start = parameters.astype(dtype)
     given = (network, start, np.asarray(x, dtype), np.asarray(y, dtype), rows, optimizer, dtype)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        expected = simulate(*given)
+        expected = _of(final, expected or simulate(*given))
         unfit = _unfit(expected, losses, final, dtype)
         if unfit:
             return Report(WRONG, subject, tuple(unfit))
@@ -96,7 +99,8 @@ def judge_training(
             verdict = bounds[0].mistake if bounds else RIGHT
             return Report(verdict, subject, tuple(bounds), tuple(tensors))
         if expected.kinks:
-            wide = _errors(simulate(*given, corners=True), start, losses, final, dtype)
+            wide_sigma = _of(final, simulate(*given, corners=True))
+            wide = _errors(wide_sigma, start, losses, final, dtype)
             if _fit(wide):
                 say = (
                     f"{expected.kinks} units came to lie on the corner of a relu within rounding; "
@@ -197,6 +201,15 @@ def _near(network: MLP, z: Sequence[Array], Vz: Sequence[Array]) -> list[Array]:
     return near
 
 
+def _of(final: Parameters | None, expected: Training) -> Training:
+    """What is expected of what was found: of the losses alone where there is no ``final``."""
+    return expected if final is not None else replace(expected, W=[], b=[])
+
+
+def _found(losses: Any, final: Parameters | None) -> list[tuple[Place, Any]]:
+    return _named(losses, *((), ()) if final is None else (final.W, final.b))
+
+
 def _named(losses: Any, W: Sequence[Any], b: Sequence[Any]) -> list[tuple[Place, Any]]:
     pairs: list[tuple[Place, Any]] = [(("losses", None), losses)]
     pairs += [(("W", layer), v) for layer, v in enumerate(W)]
@@ -209,8 +222,8 @@ def _stacked(losses: list[Any]) -> Any:
     return np.array(plain)
 
 
-def _unfit(expected: Training, losses: Any, final: Parameters, dtype: str) -> list[Finding]:
-    found = _named(losses, final.W, final.b)
+def _unfit(expected: Training, losses: Any, final: Parameters | None, dtype: str) -> list[Finding]:
+    found = _found(losses, final)
     true = dict(_named(_stacked(expected.losses), expected.W, expected.b))
     unfit = []
     for place, value in found:
@@ -230,11 +243,11 @@ def _unfit(expected: Training, losses: Any, final: Parameters, dtype: str) -> li
 
 
 def _errors(
-    expected: Training, start: Parameters, losses: Any, final: Parameters, dtype: str
+    expected: Training, start: Parameters, losses: Any, final: Parameters | None, dtype: str
 ) -> list[TensorError]:
     true = _named(_stacked(expected.losses), expected.W, expected.b)
-    found = _named(np.asarray(losses), final.W, final.b)
-    first = [None, *start.W, *start.b]
+    found = _found(np.asarray(losses), final)
+    first = [None] if final is None else [None, *start.W, *start.b]
     return [
         compare(place, got, exact, expected.sigma[place], dtype,
                 None if before is None else exact - before)
