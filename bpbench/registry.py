@@ -90,9 +90,10 @@ def list_backends() -> list[BackendInfo]:
     listed = []
     for name, entry in BUILT_IN.items():
         reason = _missing(name, entry)
+        devices = tuple(device for device in entry.devices if device != "cuda" or nvidia)
         listed.append(
             BackendInfo(
-                name, tuple(entry.targets), tuple(d for d in entry.devices if d != "cuda" or nvidia),
+                name, tuple(entry.targets), devices,
                 None if reason else _version(entry), reason is None, reason,
             )
         )  # fmt: skip
