@@ -100,11 +100,11 @@ class Store:
         path = self.path(cell)
         path.parent.mkdir(exist_ok=True)
         if arrays:
-            _write_whole(path.with_suffix(".safetensors"), save(dict(arrays)))
-        plain = _plain(row)
-        text = json.dumps(plain, indent=1, allow_nan=False)
-        _write_whole(path, text.encode() + b"\n")
-        return plain  # type: ignore[no-any-return]
+            write_whole(path.with_suffix(".safetensors"), save(dict(arrays)))
+        written = plain(row)
+        text = json.dumps(written, indent=1, allow_nan=False)
+        write_whole(path, text.encode() + b"\n")
+        return written  # type: ignore[no-any-return]
 
 
 def read(folder: str | Path) -> list[Row]:
@@ -157,7 +157,7 @@ def read_row(path: Path) -> Row:
     return row
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """The file is there with all of its content, or not at all, whatever happens when."""
     temporary = path.with_name(TEMPORARY + path.name)
     with temporary.open("wb") as file:
@@ -172,12 +172,12 @@ def _write_whole(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Data as JSON can hold it: numbers that are not finite become None."""
     if isinstance(value, dict):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
