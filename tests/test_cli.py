@@ -34,6 +34,7 @@ experiment = Experiment(
     epochs=20,
     batch_size=4,
     dtype="float64",
+    notes="Twenty epochs are too few.",
 )
 
 if __name__ == "__main__":
@@ -341,6 +342,7 @@ def test_report_needs_only_the_result_files(folder):
     assert page.returncode == 0, page.stderr
     assert "## Convergence" in page.stdout
     assert "bpbench run small.py --backend numpy --out out" in page.stdout
+    assert "Twenty epochs are too few." in page.stdout
 
     written = shell(folder, "report", "out", "--output", "deep/page.md", hidden=hidden)
     assert written.stdout == ""

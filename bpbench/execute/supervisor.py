@@ -103,7 +103,10 @@ def run(
         kept = {cell: row for cell, row in found.items() if row and row["status"] in keep}
         todo = [cell for cell in cells if cell not in kept]
         shown.planned(todo, list(kept.values()))
-        supervisor = Supervisor(store, scratch, limits, interpreters, cores, rounds, shown, command)
+        notes = {experiment.name: experiment.notes for experiment in chosen}
+        supervisor = Supervisor(
+            store, scratch, limits, interpreters, cores, rounds, shown, command, notes
+        )
         rows = {**kept, **supervisor.run(todo, kept)}
     return [rows[cell] for cell in cells]
 
@@ -158,6 +161,7 @@ class Supervisor:
         rounds: samples of each timing.
         progress: told what happens.
         command: what a person typed.
+        notes: experiment -> what its script says of it.
     """
 
     def __init__(
@@ -169,7 +173,8 @@ class Supervisor:
         cores: Mapping[int, Sequence[int]],
         rounds: int,
         progress: Progress,
-        command: str = "",
+        command: str,
+        notes: Mapping[str, str],
     ) -> None:
         self._store = store
         self._scratch = scratch
@@ -179,6 +184,7 @@ class Supervisor:
         self._rounds = rounds
         self._progress = progress
         self._command = command
+        self._notes = notes
         self._given = Given(scratch)
         self._machine = machine.describe()
         self._workers: dict[Place, WorkerProcess] = {}
@@ -260,6 +266,7 @@ class Supervisor:
             "given_digest": answer.given_digest,
             "measured": answer.measured,
             "command": self._command,
+            "notes": self._notes[cell.point.experiment],
             "machine": self._machine,
             "versions": opened.get("versions", {}),
             "started": stopwatch.started.isoformat(timespec="seconds"),
