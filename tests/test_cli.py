@@ -22,6 +22,8 @@ from tests.result_rows import row
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMPY_ONLY = ("torch", "jax", "tensorflow", "keras")
+RUN = ("run", "small.py", "--backend", "numpy", "--out", "out")
+Ended = subprocess.CompletedProcess[str]
 
 SCRIPT = """
 from bpbench import MLP, SGD, Experiment, datasets
@@ -81,12 +83,23 @@ sys.meta_path[:] = [Hiding if finder is PathFinder else finder for finder in sys
 """
 
 
+def filled(folder: Path) -> Path:
+    """A folder with a small experiment and some backends of one's own."""
+    (folder / "small.py").write_text(SCRIPT)
+    (folder / "mine.py").write_text(BACKENDS)
+    return folder
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with a small experiment and some backends of one's own."""
-    (tmp_path / "small.py").write_text(SCRIPT)
-    (tmp_path / "mine.py").write_text(BACKENDS)
-    return tmp_path
+    return filled(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ended]:
+    """Such a folder in which the experiment has been run, with what that wrote."""
+    folder = filled(tmp_path_factory.mktemp("finished"))
+    return folder, shell(folder, *RUN)
 
 
 def environment(folder: Path, hidden: Sequence[str] = ()) -> dict[str, str]:
@@ -98,9 +111,7 @@ def environment(folder: Path, hidden: Sequence[str] = ()) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
-def shell(
-    folder: Path, *arguments: str, hidden: Sequence[str] = ()
-) -> subprocess.CompletedProcess[str]:
+def shell(folder: Path, *arguments: str, hidden: Sequence[str] = ()) -> Ended:
     """``bpbench ...`` in a folder, with all that it wrote."""
     return subprocess.run(
         [sys.executable, "-P", "-m", "bpbench", *arguments],
@@ -277,12 +288,12 @@ def test_a_network_without_an_experiment_gets_data_that_its_loss_can_take(loss, 
 # ── bpbench run and report ─────────────────────────────────────────────────────────────────────
 
 
-def test_run_prints_three_tables_and_the_same_again_runs_nothing(folder):
-    first = shell(folder, "run", "small.py", "--backend", "numpy", "--out", "out")
+def test_run_prints_three_tables_and_the_same_again_runs_nothing(finished):
+    folder, first = finished
     assert first.returncode == 0, first.stderr
     for title in ("Gradient agreement", "Speed", "Convergence"):
         assert title in first.stdout
-    second = shell(folder, "run", "small.py", "--backend", "numpy", "--out", "out")
+    second = shell(folder, *RUN)
     assert second.stdout == first.stdout
     assert "3 cells were finished before and are kept" in second.stderr
     assert "[1/" not in second.stderr
@@ -335,8 +346,8 @@ def test_a_backend_that_dies_is_a_row_and_exit_code_three(folder):
     assert "Traceback" not in done.stderr
 
 
-def test_report_needs_only_the_result_files(folder):
-    shell(folder, "run", "small.py", "--backend", "numpy", "--out", "out")
+def test_report_needs_only_the_result_files(finished):
+    folder, _ = finished
     hidden = ("numpy_reference", *NUMPY_ONLY)
     page = shell(folder, "report", "out", hidden=hidden)
     assert page.returncode == 0, page.stderr
