@@ -131,10 +131,11 @@ def simulate(
     p = precision(dtype)
     truth = Run(network, start, x, y, optimizer, precision_above(dtype))
     wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
-    shuffles = [runs.Shuffle(network, np.random.default_rng(i)) for i in range(OWN_RUNS)]
+    rngs = [np.random.default_rng(i) for i in range(OWN_RUNS)]
+    shuffles = [runs.Shuffle(network, rng) for rng in rngs]
     own = [
         Run(network, s.into(start.W, start.b), x[:, s.units[0]], y, optimizer, dtype,
-            formulas=runs.formulas(i))
+            formulas=runs.formulas(i, rngs[i], dtype))
         for i, s in enumerate(shuffles)
     ]  # fmt: skip
     drifts = [Drift(optimizer, np.zeros(v.shape), p) for v in (*start.W, *start.b)]

@@ -73,49 +73,53 @@ class Bend(NamedTuple):
     slope: Array | float
 
 
-def _sigmoid(z: Array, a: Array, slope: Array, u: float) -> Bend:
-    value = ELEMENTARY * u * a
-    return Bend(slope * (1 - 2 * a), value, np.hypot((1 - 2 * a) * value, 3 * u * slope))
+def _sigmoid(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' is computed as a (1 - a)
+    value = ELEMENTARY * p.unit * a + p.tiny
+    return Bend(slope * (1 - 2 * a), value, np.hypot((1 - 2 * a) * value, 3 * p.unit * slope))
 
 
-def _tanh(z: Array, a: Array, slope: Array, u: float) -> Bend:  # f' is computed as 1 - a^2
-    value = ELEMENTARY * u * np.abs(a)
-    return Bend(-2 * a * slope, value, np.hypot(2 * a * value, 3 * u * slope))
+def _tanh(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' is computed as 1 - a^2
+    value = ELEMENTARY * p.unit * np.abs(a) + p.tiny
+    return Bend(-2 * a * slope, value, np.hypot(2 * a * value, 3 * p.unit * slope))
 
 
-def _leaky_relu(z: Array, a: Array, slope: Array, u: float) -> Bend:
+def _leaky_relu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:
     below = z <= 0
-    return Bend(0.0, 1.5 * u * np.abs(a) * below, u * slope * below)
+    return Bend(0.0, 1.5 * p.unit * np.abs(a) * below + p.tiny, p.unit * slope * below)
 
 
-def _elu(z: Array, a: Array, slope: Array, u: float) -> Bend:  # f' is computed as e^z or a + 1
+def _elu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' is computed as e^z or a + 1
     below = z <= 0
-    value = ELEMENTARY * u * np.abs(a) * below
-    return Bend(slope * below, value, (value + u) * below)
+    value = (ELEMENTARY * p.unit * np.abs(a) + p.tiny) * below
+    return Bend(slope * below, value, value + p.unit * below)
 
 
-def _softplus(z: Array, a: Array, slope: Array, u: float) -> Bend:  # f' may be e^(z - a)
-    return Bend(slope * (1 - slope), ELEMENTARY * u * a, (ELEMENTARY + np.abs(z)) * u * slope)
+def _softplus(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' may be e^(z - a)
+    spread = (ELEMENTARY + np.abs(z)) * p.unit * slope + p.tiny
+    return Bend(slope * (1 - slope), ELEMENTARY * p.unit * a + p.tiny, spread)
 
 
-def _gelu(z: Array, a: Array, slope: Array, u: float) -> Bend:  # z (1 + erf) / 2 cancels below 0
+def _gelu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # z (1 + erf) / 2 cancels
     density = np.asarray(truth.gaussian_density(z))
-    value = ELEMENTARY * u * np.maximum(np.abs(a), 0.5 * np.abs(z))
-    spread = u * (0.5 * ELEMENTARY + np.abs(z) * density * (ELEMENTARY + z * z))
+    size = np.abs(z)
+    value = ELEMENTARY * p.unit * np.maximum(np.abs(a), 0.5 * size) + p.tiny * size
+    spread = p.unit * (0.5 * ELEMENTARY + size * density * (ELEMENTARY + z * z)) + p.tiny * size
     return Bend(density * (2 - z * z), value, spread)
 
 
-def _silu(z: Array, a: Array, slope: Array, u: float) -> Bend:  # 1 - s cancels above 0
+def _silu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # 1 - s cancels above 0
     s, bend = truth.FORMULAS["sigmoid"](z)
-    spread = ELEMENTARY * u * s * (1 + np.abs(z))
-    return Bend(bend * (2 + z * (1 - 2 * s)), ELEMENTARY * u * np.abs(a), spread)
+    size = 1 + np.abs(z)
+    value = ELEMENTARY * p.unit * np.abs(a) + p.tiny * size
+    spread = ELEMENTARY * p.unit * s * size + p.tiny * size
+    return Bend(bend * (2 + z * (1 - 2 * s)), value, spread)
 
 
-BENDS: dict[str, Callable[[Array, Array, Array, float], Bend]] = {
-    "identity": lambda z, a, slope, u: Bend(0.0, 0.0, 0.0),
+BENDS: dict[str, Callable[[Array, Array, Array, Precision], Bend]] = {
+    "identity": lambda z, a, slope, p: Bend(0.0, 0.0, 0.0),
     "sigmoid": _sigmoid,
     "tanh": _tanh,
-    "relu": lambda z, a, slope, u: Bend(0.0, 0.0, 0.0),
+    "relu": lambda z, a, slope, p: Bend(0.0, 0.0, 0.0),
     "leaky_relu": _leaky_relu,
     "elu": _elu,
     "softplus": _softplus,
@@ -196,8 +200,8 @@ def variances(
             slope = np.where(problem.positive[layer], 1.0, CORNERS[name])
         else:
             slope = truth.FORMULAS[name](z)[1]
-        bend = BENDS[name](z, a, slope, u)
-        Va.append(slope**2 * Vz[-1] + bend.value**2 + p.tiny**2)
+        bend = BENDS[name](z, a, slope, p)
+        Va.append(slope**2 * Vz[-1] + np.square(bend.value) + p.tiny**2)
         Vslope.append(bend.curvature**2 * Vz[-1] + np.square(bend.slope))
         slopes.append(slope)
         if corner is not None:
