@@ -45,6 +45,9 @@ def activations(engine: str, dtype: str) -> dict[str, Any]:
         below, above = stock.elu(2 * z), stock.elu(-2 * z)
         return ops.where(z > 0, -above / (2 + above), below / (2 + below))
 
+    def elu(z: Tensor) -> Tensor:
+        return ops.where(z > 0, z, ops.expm1(ops.where(z > 0, ops.zeros_like(z), z)))
+
     def gelu(z: Tensor) -> Tensor:
         return 0.5 * z * (1 + ops.erf(2**-0.5 * z))
 
@@ -62,6 +65,8 @@ def activations(engine: str, dtype: str) -> dict[str, Any]:
     }
     if (engine, dtype) == ("jax", "float64"):
         functions["tanh"] = tanh  # Keras's casts to float32 (2e-7 off)
+    if engine == "tensorflow":
+        functions["elu"] = elu  # Keras's is e^z - 1, which cancels near 0 (25 sigmas in float32)
     if (engine, dtype) == ("tensorflow", "float64"):
         functions["gelu"] = gelu  # Keras's holds sqrt(2) in float32 (5e-9 off)
     return functions

@@ -204,6 +204,7 @@ def test_composed_activations_are_exact_where_they_are_tiny_saturated_or_at_zero
         for name, exact in {
             "tanh": np.tanh(z),
             "leaky_relu": np.where(z > 0, z, np.asarray(0.01, DTYPE) * z),
+            "elu": np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
         }.items():
             found = np.asarray(functions[name](backend.keras.ops.convert_to_tensor(z)))
             assert found.dtype == DTYPE
