@@ -80,8 +80,8 @@ def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formul
         return evaluate
 
     def factor(values: Array) -> Array:
-        errors = 1 + IMPLEMENTATION * unit * rng.standard_normal(values.shape)
-        return errors.astype(values.dtype)
+        errors = IMPLEMENTATION * unit * rng.standard_normal(values.shape)
+        return np.asarray(1 + errors, values.dtype)
 
     exact = ("identity",)
     chosen = PLAIN if run % 2 == 0 else FORMULAS

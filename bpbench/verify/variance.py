@@ -95,8 +95,17 @@ def _elu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' is compu
 
 
 def _softplus(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' may be e^(z - a)
-    spread = (ELEMENTARY + np.abs(z)) * p.unit * slope + p.tiny
+    spread = _log_form(z, p) * slope + p.tiny
     return Bend(slope * (1 - slope), ELEMENTARY * p.unit * a + p.tiny, spread)
+
+
+def _log_form(z: Array, p: Precision) -> Array:
+    """The relative error of sigmoid(z) when it is computed as e^(z - log(1 + e^z)).
+
+    The difference errs by u |z|, but where z dwarfs log(1 + e^-z) it is just 0 and errs by that.
+    """
+    lost = np.where(z < 0, -z, np.minimum(z, np.exp(-np.maximum(z, 0)) / p.unit))
+    return np.asarray((ELEMENTARY + lost) * p.unit)
 
 
 def _gelu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # z (1 + erf) / 2 cancels
@@ -279,11 +288,13 @@ def _weight_gradient(
 
 
 def _softmax(z: Array, a: Array, Vz: Array, p: Precision) -> Array:
-    """The variance of p = softmax(z), (m, n_L): each p_i errs by its own z_i and by the sum."""
+    """The variance of a = softmax(z), (m, n_L): da_i = a_i ((1 - a_i) dz_i - sum of a_j dz_j)."""
     u = p.unit
     r = z - z.max(axis=1, keepdims=True)
-    shared = (a**2 * (Vz + (u * r) ** 2)).sum(axis=1, keepdims=True)
-    V: Array = a**2 * (Vz + shared + 2 * (ELEMENTARY * u) ** 2 + (u * r) ** 2)
+    e = Vz + (ELEMENTARY * u * (r < 0)) ** 2 + (u * r) ** 2  # of each e^r, relative; e^0 is exact
+    shares = a**2 * e
+    others = np.maximum(shares.sum(axis=1, keepdims=True) - shares, 0.0)
+    V: Array = a**2 * ((1 - a) ** 2 * e + others + (2 * u) ** 2)
     return V + p.tiny**2
 
 
@@ -303,7 +314,7 @@ def _output(
     if y is not None and network.loss != "half_squared_error":
         V = Va + (2 * u * (a - y)) ** 2
         if network.loss == "binary_cross_entropy":  # from logits, by whichever formula
-            V = V + ((ELEMENTARY + np.abs(z)) * u * (y * (1 - a) + (1 - y) * a)) ** 2
+            V = V + (_log_form(z, p) * (1 - y) * a) ** 2 + (_log_form(-z, p) * y * (1 - a)) ** 2
         return V / m**2 + p.tiny**2
     # Half squared error, or a cotangent: e = dL/da, times f' or the softmax's Jacobian.
     e = problem.cotangent if y is None else (a - y) / m
