@@ -472,6 +472,15 @@ def test_a_worker_whose_interpreter_cannot_run_says_so(tmp_path: Path) -> None:
         WorkerProcess(place, str(tmp_path / "python"), [], Limits(9, 9), tmp_path / "log")
 
 
+def test_a_backend_may_run_under_another_interpreter(tmp_path: Path) -> None:
+    other = tmp_path / "python"
+    other.write_text(f'#!/bin/sh\ntouch {tmp_path}/used\nexec {sys.executable} "$@"\n')
+    other.chmod(0o755)
+    rows = rows_of(xor_experiment(), tmp_path, python={"numpy": str(other)}, questions=["verify"])
+    assert rows["numpy verify"]["status"] == "ok"
+    assert (tmp_path / "used").exists()
+
+
 @pytest.mark.parametrize(
     ("place", "name", "value"),
     [
