@@ -1,0 +1,283 @@
+"""What does a person's function answer? It is called in the layout it wants, and watched.
+
+Each question is asked twice with the same arguments, so that what accumulates shows; the arguments
+are compared afterwards; what it raises becomes a finding.
+"""
+
+from __future__ import annotations
+
+import linecache
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify import truth
+from bpbench.verify.arguments import Layout, bind, layouts
+from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.findings import Finding
+from bpbench.verify.results import Expected, Returned, sort_out
+
+SLOW = 1.0
+"""Seconds; a function that takes longer is not asked the same twice."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of asking a probe.
+
+    Attributes:
+        answer: in bpbench's layout; None where nothing can be used.
+        problems: how the function misbehaved.
+        raised: whether it raised.
+        progress: how far it came before it raised: the line, for comparison.
+        dtypes: of the arrays that it returned.
+    """
+
+    probe: Probe
+    answer: Answer | None
+    problems: tuple[Finding, ...] = ()
+    raised: bool = False
+    progress: int = 0
+    dtypes: frozenset[str] = frozenset()
+
+    @property
+    def clean(self) -> bool:
+        """Whether every gradient came, in its right shape, and nothing else was wrong."""
+        return self.answer is not None and not self.problems
+
+    @property
+    def whole(self) -> bool:
+        """Whether every gradient can be looked at, whatever else was wrong."""
+        return self.answer is not None and not any(
+            array is None for array in (*self.answer.W, *self.answer.b)
+        )
+
+
+    def same_as(self, other: Reply) -> bool:
+        """Whether both gave the very same gradients."""
+        if self.answer is None or other.answer is None or not (self.whole and other.whole):
+            return False
+        return all(
+            np.array_equal(a, b)
+            for a, b in zip(
+                (*self.answer.W, *self.answer.b), (*other.answer.W, *other.answer.b), strict=True
+            )
+        )
+
+
+class Caller:
+    """A person's function, and the layout it turned out to want.
+
+    Args:
+        function: (W, b, x, y) -> gradients, or with parameters whose names tell.
+        layers: how many layers have weights.
+        bias: whether the network has biases.
+        dtype: of the arrays that it is given.
+    """
+
+    def __init__(self, function: Callable[..., Any], layers: int, bias: bool, dtype: str) -> None:
+        self.function = bind(function, layers, bias)
+        self.dtype = dtype
+        self.layout = Layout()
+
+    def settle(
+        self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
+    ) -> Reply:
+        """Find the layout in which the function works, and keep it.
+
+        Args:
+            probes: tried in this order; the first on which it gives gradients decides, and where
+                several layouts do, the next one, and at last which is nearest to the truth.
+            weights, samples, labels: what the caller has said of the layout; None where not.
+
+        Returns:
+            what came of the best layout.
+        """
+        best: list[tuple[tuple[float, ...], Layout, Reply]] = []
+        possible: set[Layout] | None = None
+        for probe in probes:
+            tried = []
+            for layout in layouts(probe, weights, samples, labels):
+                if possible is not None and layout not in possible:
+                    continue
+                self.layout = layout
+                reply = self._ask_once(probe)
+                tried.append((_score(reply), layout, reply))
+            best += tried
+            worked = [layout for _, layout, reply in tried if reply.clean]
+            if worked:
+                possible = set(worked)
+                best = [one for one in tried if one[2].clean]
+                sides = {(layout.weights, layout.samples) for layout in worked}
+                if len(sides) == 1:
+                    break
+        score, self.layout, reply = max(best, key=lambda one: one[0])
+        return reply
+
+    def ask(self, probe: Probe) -> Reply:
+        """Ask a probe, twice if the function is quick, and a third time if the answers differ."""
+        start = time.perf_counter()
+        first = self._ask_once(probe)
+        if first.answer is None or not first.whole or time.perf_counter() - start > SLOW:
+            return first
+        second = self._ask_once(probe)
+        if second.answer is None or not second.whole:
+            say = "the same arguments give gradients the first time and none the second"
+            return replace(first, problems=(*first.problems, *second.problems, _other(say)))
+        if _same(first.answer, second.answer):
+            return first
+        third = self._ask_once(probe)
+        if third.answer is None or not third.whole:
+            return first
+        growth, again = _difference(second.answer, first.answer), _difference(third.answer, second.answer)
+        if _same(growth, again) and any(g.any() for g in growth.W):
+            say = (
+                "the same arguments give more each time: every call adds its gradients to those of "
+                "the calls before. Set the gradients to zero before each pass"
+            )
+            last = len(probe.W) - 1
+            problem = Finding("accumulated", last, "dW", say)
+            return replace(first, answer=growth, problems=(*first.problems, problem))
+        say = (
+            "the same arguments give other gradients the second time. Switch dropout and noise off "
+            "to verify, and look for state that is kept between calls"
+        )
+        return replace(first, problems=(*first.problems, _other(say)))
+
+    def _ask_once(self, probe: Probe) -> Reply:
+        given = self.layout.give(probe, self.dtype)
+        W, b, x, y = given
+        kept = [array.copy() for array in (*W, *b, x, y)]
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                lists = list(W), list(b)
+                value = self.function(*lists, x, y)
+                expected = Expected(
+                    tuple(w.shape for w in kept[: len(W)]), tuple(map(len, probe.b)),
+                    probe.samples, self.layout.samples == "columns",
+                )  # fmt: skip
+                returned = sort_out(value, expected)
+        except Exception as error:  # whatever somebody's code raises is a finding about that code
+            line, place = _line(error)
+            say = f"on {probe} the function raises {type(error).__name__}: {error}{place}"
+            return Reply(probe, None, (Finding("raises", None, None, say),), True, line)
+        now = [np.asarray(v) for v in (*lists[0][: len(W)], *lists[1][: len(b)], x, y)]
+        changed = _changed(kept, now, len(W), len(b), returned)
+        answer = self._answer(returned)
+        problems = (*changed, *returned.problems)
+        return Reply(
+            probe, answer if returned.usable else None, problems, dtypes=returned.dtypes
+        )
+
+    def _answer(self, returned: Returned) -> Answer:
+        turn = self.layout.weights == "in_out"
+        W = tuple(None if w is None else np.array(w.T if turn else w) for w in returned.W)
+        return Answer(W, returned.b, returned.loss)
+
+
+def _other(say: str) -> Finding:
+    return Finding("not deterministic", None, None, say)
+
+
+def _score(reply: Reply) -> tuple[float, ...]:
+    """How well a layout works: gradients that are whole, few problems, near the truth."""
+    if reply.raised:
+        return (-1.0, float(reply.progress), 0.0, 0.0)
+    if reply.answer is None:
+        return (0.0, 0.0, 0.0, 0.0)
+    usable = sum(array is not None for array in (*reply.answer.W, *reply.answer.b))
+    return (1.0, float(usable), -float(len(reply.problems)), _likeness(reply))
+
+
+def _likeness(reply: Reply) -> float:
+    """The largest cosine between a gradient that was found and the true one."""
+    probe, answer = reply.probe, reply.answer
+    assert answer is not None
+    true = truth.backpropagate(
+        probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
+    ).gradients
+    best = 0.0
+    for found, right in zip((*answer.W, *answer.b), (*true.W, *true.b), strict=False):
+        if found is not None and found.any() and right.any():
+            cosine = float((found * right).sum()) / float(
+                np.linalg.norm(found) * np.linalg.norm(right)
+            )
+            best += abs(cosine)
+    return best
+
+
+def _line(error: Exception) -> tuple[int, str]:
+    """How far the code came (the line in its own file, or in what that called) and where."""
+    ours = str(Path(__file__).parent)
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and not frame.filename.startswith(ours)
+    ]
+    if not own:
+        return 0, ""
+    frame = [frame for frame in own if frame.filename == own[0].filename][-1]
+    text = linecache.getline(frame.filename, frame.lineno or 0).strip()
+    shown = f": {text}" if text else ""
+    return 10_000 * (own[0].lineno or 0) + (frame.lineno or 0), f" (line {frame.lineno}{shown})"
+
+
+def _changed(
+    before: Sequence[Array], after: Sequence[Array], weights: int, biases: int, returned: Returned
+) -> list[Finding]:
+    """The arguments that the function changed, as one finding."""
+    names = [f"W[{i}]" for i in range(weights)] + [f"b[{i}]" for i in range(biases)] + ["x", "y"]
+    wrong = [
+        i
+        for i, (old, new) in enumerate(zip(before, after, strict=True))
+        if old.shape != new.shape or not np.array_equal(old, new, equal_nan=True)
+    ]
+    if not wrong:
+        return []
+    say = f"the function changes its arguments in place: {', '.join(names[i] for i in wrong)}"
+    steps = [
+        _step(before[i], after[i], returned.W[i])
+        for i in wrong
+        if i < weights and returned.W[i] is not None
+    ]
+    if steps and steps[0] is not None:
+        say += f" (moved by {steps[0]:.4g} times the gradient: a training step)"
+    layer = wrong[0] if wrong[0] < weights and len(wrong) == 1 else None
+    tensor = "W" if wrong[0] < weights else "b" if wrong[0] < weights + biases else names[wrong[0]]
+    say += ". Copy before changing what was passed in"
+    return [Finding("inputs changed in place", layer, tensor, say)]
+
+
+def _step(old: Array, new: Array, gradient: Array | None) -> float | None:
+    """The factor by which an argument was moved along its gradient, if it was."""
+    if gradient is None or old.shape != gradient.shape or not gradient.any():
+        return None
+    moved = new - old
+    factor = float((moved * gradient).sum() / (gradient * gradient).sum())
+    close = np.abs(moved - factor * gradient).max() <= 1e-6 * np.abs(moved).max()
+    return factor if close else None
+
+
+def _same(one: Answer, other: Answer) -> bool:
+    """Whether two answers agree but for the order in which threads add up."""
+    for a, b in zip((*one.W, *one.b), (*other.W, *other.b), strict=True):
+        size = max(float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0)))
+        if np.abs(a - b).max(initial=0) > 1e-6 * size:
+            return False
+    return True
+
+
+def _difference(one: Answer, other: Answer) -> Answer:
+    return Answer(
+        tuple(a - b for a, b in zip(one.W, other.W, strict=True)),
+        tuple(a - b for a, b in zip(one.b, other.b, strict=True)),
+        one.loss,
+    )

@@ -1,0 +1,152 @@
+"""Which few mistakes, taken together, explain all that was found? From the output back.
+
+A ``Chain`` is one explanation of everything from the output down to some layer. Each layer is judged
+on the delta that was really handed down to it; the chain with the fewest mistakes is the best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.diagnose.readings import Reading
+
+UNKNOWN = "unknown"
+UNKNOWN_COST = 4.0
+"""An array that nothing explains costs more than a few mistakes that do explain it."""
+KEEP = 8
+"""So many chains are followed from each layer to the one below."""
+
+Arrays = tuple[Array, ...]
+"""One array for each probe."""
+
+
+class Mistake(NamedTuple):
+    """A mistake at a place: the name, the layer, the tensor, and what was seen."""
+
+    name: str
+    layer: int
+    tensor: str
+    say: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be explained.
+
+    Attributes:
+        probes: at least two, so that no factor fits by accident.
+        answers: what was found for each.
+        tolerance: the largest deviation that rounding explains, as a share of the largest entry.
+        coarse: (largest deviation, name) of the roundings to a lower precision, the finest first.
+    """
+
+    probes: tuple[Probe, ...]
+    answers: tuple[Answer, ...]
+    tolerance: float
+    coarse: tuple[tuple[float, str], ...] = ()
+
+    @property
+    def layers(self) -> int:
+        """How many layers have weights."""
+        return self.probes[0].network.layers
+
+    def quantities(self, layer: int) -> dict[str, Array]:
+        """What factors in a layer may be made of, in each probe."""
+        sizes = [probe.network.sizes for probe in self.probes]
+        return {
+            "m": np.array([float(probe.samples) for probe in self.probes]),
+            "n_L": np.array([float(s[-1]) for s in sizes]),
+            "n_1": np.array([float(s[0]) for s in sizes]),
+            "n_out": np.array([float(s[layer + 1]) for s in sizes]),
+            "n_in": np.array([float(s[layer]) for s in sizes]),
+        }
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One explanation, from the output down to the layer that was last explained.
+
+    Attributes:
+        readings: the forward pass in each probe.
+        inputs: by layer, what multiplies delta in its dW.
+        decays: by layer, the multiple of W in its dW, (P,); None where it cannot be told.
+        cost: of all its mistakes.
+        mistakes: from the output back.
+        deltas: by layer, the delta handed down.
+        errors: by layer, what f' was multiplied by.
+        scale: (P,), the factor of everything found so far.
+    """
+
+    readings: tuple[Reading, ...]
+    inputs: tuple[Arrays, ...]
+    decays: tuple[Array | None, ...]
+    cost: float = 0.0
+    mistakes: tuple[Mistake, ...] = ()
+    deltas: dict[int, Arrays] = field(default_factory=dict)
+    errors: dict[int, Arrays] = field(default_factory=dict)
+    scale: Array | None = None
+
+    def add(
+        self,
+        layer: int,
+        mistakes: Sequence[Mistake],
+        cost: float,
+        delta: Arrays,
+        error: Arrays,
+        scale: Array | None = None,
+    ) -> Chain:
+        """The chain with one more layer explained; a mistake made before costs less."""
+        known = {mistake.name for mistake in self.mistakes}
+        again = sum(0.3 for mistake in mistakes if mistake.name in known - {UNKNOWN})
+        return replace(
+            self,
+            cost=self.cost + cost - again,
+            mistakes=(*self.mistakes, *mistakes),
+            deltas={**self.deltas, layer: delta},
+            errors={**self.errors, layer: error},
+            scale=self.scale if scale is None else scale,
+        )
+
+    @property
+    def unknown(self) -> bool:
+        """Whether something stays unexplained."""
+        return any(mistake.name == UNKNOWN for mistake in self.mistakes)
+
+    def above(self, arrays: dict[int, Arrays], i: int, layers: int) -> list[Array | None]:
+        """By layer, the arrays of probe ``i``; None for the layers that have none yet."""
+        return [arrays[layer][i] if layer in arrays else None for layer in range(layers)]
+
+
+Explain = Callable[[Case, Chain, int], list[Chain]]
+
+
+def follow(
+    case: Case, starts: Sequence[Chain], explain: Explain, below: float = np.inf
+) -> list[Chain]:
+    """Complete chains, the best first.
+
+    Args:
+        starts: chains that explain no layer yet.
+        explain: a chain with one more layer explained, in every way that is worth following.
+        below: chains that cost as much are given up.
+    """
+    chains = list(starts)
+    for layer in range(case.layers - 1, -1, -1):
+        longer = [new for chain in chains for new in explain(case, chain, layer)]
+        chains = _best([chain for chain in longer if chain.cost < below])
+    return chains
+
+
+def _best(chains: list[Chain]) -> list[Chain]:
+    """The cheapest chains; those that differ in nothing that matters below, once."""
+    kept: dict[tuple[object, ...], Chain] = {}
+    for chain in sorted(chains, key=lambda c: c.cost):
+        handed = chain.deltas[min(chain.deltas)]
+        kept.setdefault((chain.mistakes, tuple(float(d.sum()) for d in handed)), chain)
+    return list(kept.values())[:KEEP]

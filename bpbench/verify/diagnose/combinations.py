@@ -1,0 +1,168 @@
+"""Is a delta a sum of a few known terms, with weights that are nobody's guess?
+
+Some mistakes have a number in them that cannot be known beforehand: a learning rate, an epsilon, the
+coefficients of a wrong derivative. Their terms are fitted together; the same weights must explain
+every probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose.chains import Arrays, Case, Chain, Mistake
+from bpbench.verify.diagnose.evidence import LayerEvidence
+from bpbench.verify.diagnose.hypotheses import loss_slope, times_slope
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.readings import Reading
+
+
+class Terms(NamedTuple):
+    """The terms of a sum for one mistake.
+
+    Attributes:
+        columns: (m, n) arrays, for each probe.
+        read: the weights -> what they say; None where they are not this mistake.
+    """
+
+    mistake: str
+    columns: list[list[Array]]
+    read: Callable[[Array], str | None]
+
+
+def combinations(
+    case: Case, chain: Chain, layer: int, evidence: LayerEvidence, right: Arrays, errors: Arrays
+) -> list[Chain]:
+    """The chain with ``layer`` explained by a sum, in every way that fits."""
+    found = []
+    last = layer == case.layers - 1
+    kinds = _output(case, chain, right) if last else _hidden(case, chain, layer)
+    for terms in [*kinds, *_slopes(case, chain, layer, errors)]:
+        weights, explained = evidence.combined(terms.columns)
+        if not explained:
+            continue
+        mean = np.mean(weights, axis=0)
+        size = float(np.abs(mean).max())
+        if np.abs(np.array(weights) - mean).max() > 1e-5 * size:
+            continue
+        say = terms.read(mean)
+        if say is None:
+            continue
+        deltas = tuple(
+            np.tensordot(w, np.stack(columns), axes=1)
+            for w, columns in zip(weights, terms.columns, strict=True)
+        )
+        mistake = Mistake(terms.mistake, layer, "delta", say)
+        found.append(chain.add(layer, [mistake], 1.4, deltas, errors))
+    return found
+
+
+def _each(
+    case: Case, chain: Chain, columns: Callable[[int, Probe, Reading], list[Array]]
+) -> list[list[Array]]:
+    with np.errstate(all="ignore"):
+        return [
+            columns(i, probe, reading)
+            for i, (probe, reading) in enumerate(zip(case.probes, chain.readings, strict=True))
+        ]
+
+
+# ── A hidden layer: the weights that were used on the way back ─────────────────────────────────
+
+
+def _hidden(case: Case, chain: Chain, layer: int) -> Iterator[Terms]:
+    def updated(i: int, probe: Probe, reading: Reading) -> list[Array]:
+        delta = chain.deltas[layer + 1][i]
+        slope = reading.slope(layer)
+        assert slope is not None
+        return [
+            (delta @ probe.W[layer + 1]) * slope,
+            (delta @ case.answers[i].W[layer + 1]) * slope,
+        ]
+
+    def read(weights: Array) -> str | None:
+        if abs(weights[0] - 1) > 1e-5:
+            return None
+        step = -weights[1]
+        return (
+            f"W[{layer + 1}] had already been moved by {step:.4g} times its gradient when delta "
+            "came back through it"
+        )
+
+    if any(answer.W[layer + 1] is None for answer in case.answers):
+        return
+    yield Terms("W already updated", _each(case, chain, updated), read)
+
+
+# ── The output: labels and epsilons ────────────────────────────────────────────────────────────
+
+
+def _output(case: Case, chain: Chain, right: Arrays) -> Iterator[Terms]:
+    squared = case.probes[0].network.loss == "half_squared_error"
+
+    def labels(i: int, probe: Probe, reading: Reading) -> list[Array]:
+        o, y, m = reading.a[-1], probe.y, probe.samples
+        terms = [o / m, y / m, np.ones_like(o) / m]
+        return [times_slope(reading, term) for term in terms] if squared else terms
+
+    def read_labels(weights: Array) -> str | None:
+        if abs(weights[0] - 1) > 1e-5:
+            return None
+        return f"the error is a {weights[1]:+.4g} y {weights[2]:+.4g}, not a - y"
+
+    if case.probes[0].network.output != "softmax" or not squared:
+        yield Terms("labels changed", _each(case, chain, labels), read_labels)
+
+    if squared:
+        return
+
+    def epsilon(i: int, probe: Probe, reading: Reading) -> list[Array]:
+        o, y, m = reading.a[-1], probe.y, probe.samples
+        both = y / o**2
+        if probe.network.loss == "binary_cross_entropy":
+            both = both - (1 - y) / (1 - o) ** 2
+        return [right[i], times_slope(reading, both / m)]
+
+    def read_epsilon(weights: Array) -> str | None:
+        if abs(weights[0] - 1) > 1e-5 or not 0 < weights[1] < 1e-3:
+            return None
+        return f"a probability is divided by with {weights[1]:.2g} added to it"
+
+    yield Terms("epsilon in the denominator", _each(case, chain, epsilon), read_epsilon)
+
+
+# ── f' that is some other formula ──────────────────────────────────────────────────────────────
+
+
+def _slopes(case: Case, chain: Chain, layer: int, errors: Arrays) -> Iterator[Terms]:
+    last = layer == case.layers - 1
+    if last and case.probes[0].network.loss != "half_squared_error":
+        errors = tuple(
+            (reading.a[-1] - probe.y) / probe.samples
+            for probe, reading in zip(case.probes, chain.readings, strict=True)
+        )
+    elif last:
+        errors = tuple(
+            loss_slope(probe, reading)
+            for probe, reading in zip(case.probes, chain.readings, strict=True)
+        )
+
+    for name, values in (("a", "a"), ("z", "z")):
+
+        def powers(i: int, probe: Probe, reading: Reading, values: str = values) -> list[Array]:
+            value = getattr(reading, values)[layer]
+            return [errors[i], errors[i] * value, errors[i] * value**2]
+
+        def read(weights: Array, name: str = name) -> str | None:
+            size = float(np.abs(weights).max())
+            shown = [
+                f"{w:.4g}{'' if not power else f' {name}' if power == 1 else f' {name}^2'}"
+                for power, w in enumerate(weights)
+                if abs(w) > 1e-6 * size
+            ]
+            return f"what stands in the place of f'(z) is {' + '.join(shown)}".replace("+ -", "- ")
+
+        yield Terms("wrong derivative", _each(case, chain, powers), read)

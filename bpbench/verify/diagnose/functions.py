@@ -1,0 +1,86 @@
+"""Which functions may a layer apply? bpbench's activations, and those that people take for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from bpbench.network import LEAKY_RELU_SLOPE, Array
+from bpbench.verify import truth
+
+Function = Callable[[Array], tuple[Array, Array | None]]
+"""z -> f(z) and f'(z); None where f does not work entry by entry."""
+
+
+def _leaky(slope: float) -> Function:
+    return lambda z: (np.where(z > 0, z, slope * z), np.where(z > 0, 1.0, slope))
+
+
+def _gelu_by_tanh(z: Array) -> tuple[Array, Array]:
+    k = np.sqrt(2 / np.pi)
+    t = np.tanh(k * (z + 0.044715 * z**3))
+    return z * (1 + t) / 2, (1 + t) / 2 + z * (1 - t * t) * k * (1 + 3 * 0.044715 * z**2) / 2
+
+
+def _softmax_over(axis: int | None) -> Function:
+    def function(z: Array) -> tuple[Array, None]:
+        e = np.exp(z - z.max(axis=axis, keepdims=True))
+        return e / e.sum(axis=axis, keepdims=True), None
+
+    return function
+
+
+def _scaled_tanh(z: Array) -> tuple[Array, Array]:
+    t = np.tanh(2 * z / 3)
+    return 1.7159 * t, 1.7159 * 2 / 3 * (1 - t * t)
+
+
+def _softsign(z: Array) -> tuple[Array, Array]:
+    return z / (1 + np.abs(z)), 1 / (1 + np.abs(z)) ** 2
+
+
+FUNCTIONS: Mapping[str, Function] = {
+    **truth.FORMULAS,
+    "relu": _leaky(0.0),
+    "leaky_relu": _leaky(LEAKY_RELU_SLOPE),
+    "softmax": _softmax_over(1),
+    "gelu by its tanh form": _gelu_by_tanh,
+    "leaky_relu of slope 0.1": _leaky(0.1),
+    "leaky_relu of slope 0.2": _leaky(0.2),
+    "leaky_relu of slope 0.3": _leaky(0.3),
+    "leaky_relu of slope 0.001": _leaky(0.001),
+    "1.7159 tanh(2z/3)": _scaled_tanh,
+    "softsign": _softsign,
+}
+"""The activations of bpbench, and others that people take for them."""
+
+OF_OUTPUT: Mapping[str, Callable[[Array], Array]] = {
+    "sigmoid": lambda a: a * (1 - a),
+    "tanh": lambda a: 1 - a * a,
+    "relu": lambda a: (a > 0).astype(a.dtype),
+    "leaky_relu": lambda a: np.where(a > 0, 1, LEAKY_RELU_SLOPE),
+    "elu": lambda a: np.where(a > 0, 1, a + 1),
+    "softplus": lambda a: -np.expm1(-a),
+    "identity": np.ones_like,
+}
+"""f' written as a formula of a = f(z), which goes wrong when it is given z."""
+
+
+def function_of(name: str) -> Function:
+    """The function behind a name: one of FUNCTIONS, a softmax over a wrong axis, or f twice."""
+    if name.endswith(" twice"):
+        return _twice(FUNCTIONS[name.removesuffix(" twice")])
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    return _softmax_over({"softmax over the samples": 0, "softmax over everything": None}[name])
+
+
+def _twice(f: Function) -> Function:
+    def function(z: Array) -> tuple[Array, Array | None]:
+        inner, inner_slope = f(z)
+        outer, outer_slope = f(inner)
+        assert inner_slope is not None and outer_slope is not None
+        return outer, outer_slope * inner_slope
+
+    return function

@@ -1,0 +1,329 @@
+"""What went wrong in one layer, given the delta that came down to it?
+
+The right formulas first; then one wrong delta that explains dW and db together; then mistakes in dW
+and db by themselves; then sums of a few terms whose weights are fitted; and where nothing fits, the
+delta that was used is taken from dW, so that the layers below can be judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose import hypotheses
+from bpbench.verify.diagnose.chains import UNKNOWN, UNKNOWN_COST, Arrays, Case, Chain, Mistake
+from bpbench.verify.diagnose.combinations import combinations
+from bpbench.verify.diagnose.evidence import Explanation, LayerEvidence, Mistakes
+from bpbench.verify.diagnose.hypotheses import Guess
+
+
+def explain_layer(case: Case, chain: Chain, layer: int) -> list[Chain]:
+    """The chain with ``layer`` explained, in every way that is worth following."""
+    right, errors = right_delta(case, chain, layer)
+    if any(answer.W[layer] is None for answer in case.answers):
+        return [chain.add(layer, [], 0.0, right, errors)]  # its form is wrong, and said to be
+    evidence = evidence_of(case, chain, layer)
+    if all(evidence.exact(right)):
+        decayed = decay_mistakes(case, chain, layer, chain.scale)
+        return [chain.add(layer, decayed, len(decayed), right, errors)]
+    explainer = _Layer(case, chain, layer, evidence, right, errors)
+    return explainer.explained()
+
+
+def evidence_of(case: Case, chain: Chain, layer: int) -> LayerEvidence:
+    """What was found in a layer, less its weight decay."""
+    decay = chain.decays[layer]
+    dW = []
+    for i, (probe, answer) in enumerate(zip(case.probes, case.answers, strict=True)):
+        k = probe.l2 if decay is None else float(decay[i])
+        found = answer.W[layer]
+        assert found is not None
+        dW.append(found - k * probe.W[layer] if k else found)
+    found_b = [answer.b[layer] for answer in case.answers if answer.b]
+    db = tuple(b for b in found_b if b is not None)
+    if len(db) < len(found_b):
+        db = ()  # its form is wrong, and said to be
+    return LayerEvidence(tuple(dW), db, chain.inputs[layer], case.quantities(layer), case.tolerance)
+
+
+def right_delta(case: Case, chain: Chain, layer: int) -> tuple[Arrays, Arrays]:
+    """The right delta of a layer for what came down to it, and what f' multiplies."""
+    deltas, errors = [], []
+    for i, probe in enumerate(case.probes):
+        reading = chain.readings[i]
+        if layer == case.layers - 1:
+            deltas.append(next(hypotheses.output_deltas(probe, reading)).value)
+            errors.append(hypotheses.loss_slope(probe, reading))
+        else:
+            back = chain.deltas[layer + 1][i] @ probe.W[layer + 1]
+            slope = reading.slope(layer)
+            assert slope is not None  # softmax is an output activation
+            deltas.append(back * slope)
+            errors.append(back)
+    return tuple(deltas), tuple(errors)
+
+
+def decay_mistakes(case: Case, chain: Chain, layer: int, scale: Array | None) -> list[Mistake]:
+    """What is wrong with the multiple of W in dW, for a gradient that has a factor otherwise."""
+    k = chain.decays[layer]
+    if k is None:
+        return []
+    l2 = np.array([probe.l2 for probe in case.probes])
+    near = max(1e3 * case.tolerance, 1e-7)
+    for meant in (l2, l2 if scale is None else l2 * scale):
+        if np.allclose(k, meant, rtol=near, atol=near * 1e-3):
+            return []
+    return [Mistake(_named_decay(k, l2, case), layer, "dW", _said_decay(k, l2))]
+
+
+def _named_decay(k: Array, l2: Array, case: Case) -> str:
+    if not l2.all():
+        return "L2 that the loss does not have"
+    samples = np.array([probe.samples for probe in case.probes])
+    names = (
+        ("L2 missing", np.zeros_like(l2)),
+        ("L2 doubled", 2 * l2),
+        ("L2 over m", l2 / samples),
+        ("L2 with the wrong sign", -l2),
+    )
+    for name, meant in names:
+        if np.allclose(k, meant, rtol=1e-4, atol=1e-6 * float(l2.max())):
+            return name
+    return "L2 off by a factor"
+
+
+def _said_decay(k: Array, l2: Array) -> str:
+    found = ", ".join(f"{v:.4g}" for v in dict.fromkeys(np.round(k, 10).tolist()))
+    return f"dW holds {found} times W, where the loss has {l2.max():.4g}"
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One way in which dW, or db, may have come about.
+
+    Attributes:
+        delta: the delta it takes, and what is wrong with that; None for the right one.
+        own: what is wrong with the array itself.
+    """
+
+    cost: float
+    delta: Arrays | None
+    delta_mistakes: Mistakes
+    own: Mistakes
+
+
+RIGHT = _Option(0.0, None, (), ())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer that is not right, and all that is known of it."""
+
+    case: Case
+    chain: Chain
+    layer: int
+    evidence: LayerEvidence
+    right: Arrays
+    errors: Arrays
+
+    def explained(self) -> list[Chain]:
+        """The chains that explain this layer, or say that it is not explained."""
+        if not any(array.any() for array in (*self.evidence.dW, *self.evidence.db)):
+            zeros = tuple(np.zeros_like(delta) for delta in self.right)
+            say = (("gradient zero", "dW and db are zero"),)
+            decayed = self._decayed(None)
+            return [
+                self._chain([*self._at(say, "delta"), *decayed], 1 + len(decayed), zeros),
+                self._chain([*self._at(say, "dW"), *decayed], 1.3 + len(decayed), self.right),
+            ]
+        together, alone_W, alone_b = self.evidence.explain(self._guesses())
+        found = [*self._joint(together), *self._proportional()]
+        if not together:
+            found += self._apart(alone_W, alone_b)
+        if min((chain.cost for chain in found), default=np.inf) - self.chain.cost > 1.9:
+            found += combinations(
+                self.case, self.chain, self.layer, self.evidence, self.right, self.errors
+            )
+        return found or self._unknown()
+
+    def _guesses(self) -> list[list[Guess]]:
+        guesses = []
+        implied, _ = self.evidence.implied()
+        layers = self.case.layers
+        for i, probe in enumerate(self.case.probes):
+            reading = self.chain.readings[i]
+            with np.errstate(all="ignore"):
+                if self.layer == layers - 1:
+                    of_probe = list(hypotheses.output_deltas(probe, reading))
+                else:
+                    deltas = self.chain.above(self.chain.deltas, i, layers)
+                    errors = self.chain.above(self.chain.errors, i, layers)
+                    of_probe = list(
+                        hypotheses.hidden_deltas(probe, reading, self.layer, deltas, errors)
+                    )
+            if implied is not None:
+                limit = float(np.abs(implied[i]).max(initial=0))
+                say = "delta's entries stop at the same largest size"
+                clipped = np.clip(self.right[i], -limit, limit)
+                of_probe.append(Guess((("clipping", say),), clipped))
+            guesses.append(of_probe)
+        return guesses
+
+    def _at(self, mistakes: Mistakes, tensor: str) -> list[Mistake]:
+        return [Mistake(name, self.layer, tensor, say) for name, say in mistakes]
+
+    def _decayed(self, scale: Array | None) -> list[Mistake]:
+        return decay_mistakes(self.case, self.chain, self.layer, scale)
+
+    def _chain(
+        self, mistakes: Sequence[Mistake], cost: float, delta: Arrays, scale: Array | None = None
+    ) -> Chain:
+        return self.chain.add(self.layer, mistakes, cost, delta, self.errors, scale)
+
+    # ── One wrong delta for dW and db ──────────────────────────────────────────────────────────
+
+    def _joint(self, explanations: Sequence[Explanation]) -> Iterator[Chain]:
+        """It is handed down as it is, or used in this layer only, or only its factor is."""
+        for e in explanations:
+            scale = e.factors if self.chain.scale is None else self.chain.scale * e.factors
+            decayed = self._decayed(scale)
+            both = (*e.guess, *e.factor)
+            cost = e.cost + len(decayed)
+            yield self._chain([*self._at(both, "delta"), *decayed], cost, e.scaled, scale)
+            if self.layer == 0:
+                continue
+            decayed = self._decayed(e.factors)
+            here = [*self._at(both, "dW"), *decayed]
+            yield self._chain(here, e.cost + len(decayed) + 0.3, self.right)
+            if e.guess and e.factor:
+                mixed = [*self._at(e.guess, "delta"), *self._at(e.factor, "dW"), *decayed]
+                yield self._chain(mixed, e.cost + len(decayed) + 0.3, e.values)
+
+    def _proportional(self) -> Iterator[Chain]:
+        """The right delta by a factor that follows no rule: a normalised or clipped gradient."""
+        factors = self.evidence.proportional(self.right)
+        if factors is None or self.evidence.read(factors, "delta"):
+            return
+        scale = factors if self.chain.scale is None else self.chain.scale * factors
+        shown = ", ".join(f"{f:.4g}" for f in factors)
+        say = f"it has the right direction but not the right length ({shown} times)"
+        found = self._at((("gradient normalised", say),), "delta")
+        deltas = tuple(f * d for f, d in zip(factors, self.right, strict=True))
+        yield self._chain(found, 2.5, deltas, scale)
+
+    # ── dW and db by themselves ────────────────────────────────────────────────────────────────
+
+    def _apart(
+        self, alone_W: Sequence[Explanation], alone_b: Sequence[Explanation]
+    ) -> Iterator[Chain]:
+        """dW and db have mistakes of their own; at least one of the two can be explained."""
+        of_W = self._options(alone_W, "dW")
+        of_b = self._options(alone_b, "db") if self.evidence.db else [RIGHT]
+        if not of_W and not (of_b and self.evidence.db):
+            return
+        for W in of_W or [self._unexplained("dW")]:
+            for b in of_b or [self._unexplained("db")]:
+                yield from self._pair(W, b)
+
+    def _options(self, explanations: Sequence[Explanation], tensor: str) -> list[_Option]:
+        found = self.evidence.dW if tensor == "dW" else self.evidence.db
+        rightW, rightb = self.evidence.exact(self.right)
+        if rightW if tensor == "dW" else rightb:
+            return [RIGHT]
+        if not any(array.any() for array in found):
+            return [_Option(1.0, None, (), ((f"{tensor} zero", f"{tensor} is all zeros"),))]
+        options = [
+            _Option(e.cost, e.values if e.guess else None, e.guess, e.factor) for e in explanations
+        ]
+        guesses = [self._array_guesses(i, tensor) for i in range(len(found))]
+        options += [
+            _Option(e.cost + 0.05, None, (), (*e.guess, *e.factor))
+            for e in self.evidence.explain_array(found, guesses, tensor)
+        ]
+        if tensor == "db":
+            options += self._decayed_bias()
+        return sorted(options, key=lambda option: option.cost)[:4]
+
+    def _array_guesses(self, i: int, tensor: str) -> list[Guess]:
+        delta, below = self.right[i], self.evidence.below[i]
+        if tensor == "dW":
+            guesses = list(hypotheses.weight_gradients(delta, below))
+            right, found = delta.T @ below, self.evidence.dW[i]
+        else:
+            b = self.case.probes[i].b[self.layer]
+            guesses = list(hypotheses.bias_gradients(delta, below, b))
+            right, found = delta.sum(axis=0), self.evidence.db[i]
+        limit = float(np.abs(found).max(initial=0))
+        say = f"{tensor}'s entries stop at the same largest size"
+        return [*guesses, Guess((("clipping", say),), np.clip(right, -limit, limit))]
+
+    def _decayed_bias(self) -> list[_Option]:
+        """db that holds a multiple of b."""
+        b = tuple(probe.b[self.layer] for probe in self.case.probes)
+        sums = tuple(delta.sum(axis=0) for delta in self.right)
+        factors, explained = self.evidence.sum_of(self.evidence.db, list(zip(sums, b, strict=True)))
+        if not explained or not np.allclose([f[0] for f in factors], 1, rtol=1e-6):
+            return []
+        k = np.array([f[1] for f in factors])
+        if not np.allclose(k, k.mean(), rtol=1e-5):
+            return []
+        say = f"db holds {k.mean():.4g} times b"
+        return [_Option(1.0, None, (), (("L2 on the bias", say),))]
+
+    def _pair(self, W: _Option, b: _Option) -> Iterator[Chain]:
+        decayed = self._decayed(None)
+        cost = W.cost + b.cost + len(decayed)
+        own = [*self._at(W.own, "dW"), *self._at(b.own, "db"), *decayed]
+        if W.delta_mistakes and W.delta_mistakes == b.delta_mistakes:
+            cost -= len(W.delta_mistakes)
+            assert W.delta is not None
+            yield self._chain([*self._at(W.delta_mistakes, "delta"), *own], cost, W.delta)
+            yield self._chain([*self._at(W.delta_mistakes, "dW"), *own], cost + 0.2, self.right)
+            return
+        here = [*self._at(W.delta_mistakes, "dW"), *self._at(b.delta_mistakes, "db"), *own]
+        yield self._chain(here, cost, self.right)
+        if self.layer == 0:
+            return
+        if W.delta is not None:
+            down = [*self._at(W.delta_mistakes, "delta"), *self._at(b.delta_mistakes, "db"), *own]
+            yield self._chain(down, cost + 0.2, W.delta)
+        if b.delta is not None:
+            down = [*self._at(b.delta_mistakes, "delta"), *self._at(W.delta_mistakes, "dW"), *own]
+            yield self._chain(down, cost + 0.2, b.delta)
+
+    # ── What nothing explains ──────────────────────────────────────────────────────────────────
+
+    def _unexplained(self, tensor: str) -> _Option:
+        W, b = self.evidence.deviation(self.right)
+        cost, mistake = self._nameless(W if tensor == "dW" else b, tensor)
+        return _Option(cost, None, (), (mistake,))
+
+    def _nameless(self, share: float, tensor: str) -> tuple[float, tuple[str, str]]:
+        """An error that no formula explains: rounding to a lower precision, or unknown."""
+        for limit, name in self.case.coarse:
+            if share < limit:
+                say = f"{tensor} is off by {share:.1e} of its largest entry, as rounding would be"
+                return 1.2, (name, say)
+        return UNKNOWN_COST, (UNKNOWN, f"{tensor} is off by {share:.2g} of its largest entry")
+
+    def _unknown(self) -> list[Chain]:
+        """The delta that dW implies is what was handed down, or else the right one."""
+        shares = self.evidence.deviation(self.right)
+        implied, agrees = self.evidence.implied()
+        if implied is not None and agrees:
+            cost, mistake = self._nameless(max(shares), "delta")
+            return [self._chain(self._at((mistake,), "delta"), cost, implied)]
+        W, b = self._unexplained("dW"), self._unexplained("db")
+        arrays = [W] if not self.evidence.db else [W, b]
+        found = [
+            m for option, tensor in zip(arrays, ("dW", "db"), strict=False)
+            for m in self._at(option.own, tensor)
+        ]  # fmt: skip
+        cost = max(option.cost for option in arrays) + 0.2 * (len(arrays) - 1)
+        chains = [self._chain(found, cost, self.right)]
+        if implied is not None:
+            chains.append(self._chain(found, cost + 0.2, implied))
+        return chains

@@ -1,0 +1,231 @@
+"""On which networks is a function asked? Small ones, drawn so that mistakes can be told apart.
+
+Sizes all different, so that no shape fits by accident; fewer samples than any layer has inputs, so
+that dW alone tells the delta that was used; generic inputs and biases; then the caller's own sizes,
+equal neighbours (a missing transpose runs only there), saturated outputs, units that are exactly 0
+and a gradient large enough to be clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bpbench.network import MLP, Array, Parameters
+from bpbench.verify import truth
+from bpbench.verify.diagnose.functions import FUNCTIONS
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One question to a function: a network, parameters, inputs and expected outputs.
+
+    Attributes:
+        network: of the kind that is checked, perhaps of other sizes.
+        W, b: its parameters, float64 numbers that the checked dtype can hold.
+        x: (m, n_1).
+        y: (m, n_L).
+        l2: of the loss that is meant.
+        why: what the probe is for, as messages say it.
+    """
+
+    network: MLP
+    W: tuple[Array, ...]
+    b: tuple[Array, ...]
+    x: Array
+    y: Array
+    l2: float
+    why: str
+
+    @property
+    def parameters(self) -> Parameters:
+        """W and b as the rest of bpbench takes them."""
+        return Parameters(self.W, self.b)
+
+    @property
+    def samples(self) -> int:
+        """m."""
+        return len(self.x)
+
+    def __str__(self) -> str:
+        sizes = "-".join(map(str, self.network.sizes))
+        return f"{sizes} with {self.samples} sample{'s' * (self.samples != 1)}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a function gave for a probe, in bpbench's layout: W (n_l, n_{l-1}), b (n_l,).
+
+    An array that cannot be looked at (of a wrong shape, or with nan) is None.
+    """
+
+    W: tuple[Array | None, ...]
+    b: tuple[Array | None, ...]
+    loss: float | None = None
+
+
+_SPREAD = {"relu": 1.5, "leaky_relu": 1.5, "identity": 1.0, "sigmoid": 2.0, "tanh": 1.2}
+"""The standard deviation of z that keeps f' lively; 1.5 for the others."""
+
+
+def generic(network: MLP, seed: int, l2: float = 0.0, outputs: int | None = None) -> list[Probe]:
+    """Two probes whose sizes are all different, one narrowing and one widening."""
+    layers = network.layers
+    down = [7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47][:layers]
+    down += range(51, 51 + 4 * (layers - len(down)), 4)
+    up = [8, 9, 10, 12, 14, 15, 16, 18, 20, 21, 22, 24][:layers]
+    up += range(53, 53 + 4 * (layers - len(up)), 4)
+    few, many = (3, 6) if outputs is None else (outputs, outputs)
+    why = "sizes all different"
+    return [
+        draw(replace(network, sizes=(*reversed(down), few)), 5, seed, l2, why),
+        draw(replace(network, sizes=(*up, many)), 4, seed + 1, l2, why),
+    ]
+
+
+def equal_neighbours(network: MLP, seed: int, l2: float = 0.0) -> list[list[Probe]]:
+    """Pairs of probes with equal neighbours: all but the inputs, the first two, and all."""
+    layers = network.layers
+    families = [
+        ([(9, *[6] * layers), (11, *[7] * layers)] if layers > 1 else []),
+        [(7, 7, *range(8, 7 + layers)), (6, 6, *range(6 + layers, 7, -1))],
+        ([(8,) * (layers + 1), (6,) * (layers + 1)] if layers > 1 else []),
+    ]
+    return [
+        [
+            draw(replace(network, sizes=sizes), 5 - i, seed + i, l2, "neighbours of equal size")
+            for i, sizes in enumerate(family)
+        ]
+        for family in families
+        if family
+    ]
+
+
+def for_layouts(network: MLP, seed: int, l2: float = 0.0) -> Probe:
+    """A probe of the caller's sizes whose number of samples is none of them."""
+    samples = next(m for m in range(3, 4 + len(network.sizes)) if m not in network.sizes)
+    return draw(network, samples, seed, l2, "your own sizes")
+
+
+def own_sizes(network: MLP, seed: int, l2: float = 0.0) -> list[Probe]:
+    """Probes of the caller's sizes with several batch sizes, below the number of inputs if possible."""
+    least = min(network.sizes[:-1])
+    batches = sorted({max(1, min(least - 1, 5)), max(1, min(least, 3)), 7}, reverse=True)
+    return [draw(network, m, seed + i, l2, "your own sizes") for i, m in enumerate(batches[::-1])]
+
+
+def draw(network: MLP, samples: int, seed: int, l2: float, why: str) -> Probe:
+    """Generic parameters and data for a network: lively f', no sample near a corner of a relu.
+
+    Of several draws the first that is good is taken, or the best.
+    """
+    best, best_score = None, -1.0
+    for attempt in range(12):
+        probe = _draw_once(network, samples, np.random.default_rng((seed, attempt)), l2, why)
+        score = _liveliness(probe)
+        if score > best_score:
+            best, best_score = probe, score
+        if score > 1e-3:
+            break
+    assert best is not None
+    return best
+
+
+def _draw_once(network: MLP, samples: int, rng: np.random.Generator, l2: float, why: str) -> Probe:
+    x = rng.standard_normal((samples, network.sizes[0]))
+    W, b = [], []
+    below = x
+    for layer, name in enumerate(network.activations):
+        n_in, n_out = network.sizes[layer : layer + 2]
+        w = rng.standard_normal((n_out, n_in))
+        v = 0.4 * rng.standard_normal(n_out) if network.bias else np.zeros(n_out)
+        spread = _SPREAD.get(name, 1.5)
+        w *= spread / max(float(np.sqrt(np.mean((below @ w.T) ** 2))), 1e-3)
+        W.append(_short(w))
+        b.append(_short(v))
+        z = below @ W[layer].T + b[layer]
+        below = FUNCTIONS[name](z)[0]
+    y = expected_outputs(network, samples, rng)
+    return Probe(network, tuple(W), tuple(b) if network.bias else (), _short(x), y, l2, why)
+
+
+def expected_outputs(network: MLP, samples: int, rng: np.random.Generator) -> Array:
+    """Expected outputs that the loss allows, (m, n_L): one-hot for cross_entropy, 0 or 1 for the
+    binary one, between 0 and 1 where the outputs are, any number elsewhere.
+    """
+    n = network.sizes[-1]
+    if network.loss == "cross_entropy":
+        return np.eye(n)[rng.permutation(np.arange(samples) % n)]
+    if network.loss == "binary_cross_entropy":
+        return rng.permutation((np.arange(samples * n) % 2).astype(float)).reshape(samples, n)
+    if network.output == "softmax":
+        return _short(rng.dirichlet(np.ones(n), samples))
+    if network.output == "sigmoid":
+        return _short(rng.uniform(0, 1, (samples, n)))
+    return _short(rng.standard_normal((samples, n)))
+
+
+def _short(values: Array) -> Array:
+    """Rounded to 20 bits, so that float32 and float64 hold the same numbers."""
+    return values.astype(np.float32).astype(np.float64)
+
+
+def _liveliness(probe: Probe) -> float:
+    """How well conditioned a probe is: 0 where mistakes may hide, above 1e-3 where it is good."""
+    found = truth.backpropagate(
+        probe.network, probe.parameters, probe.x, probe.y, l2=0, dtype="float64"
+    )
+    scores = []
+    for layer, below in enumerate((probe.x, *found.a[:-1])):
+        singular = np.linalg.svd(below, compute_uv=False)
+        if probe.samples < below.shape[1]:
+            scores.append(float(singular[-1] / singular[0]))
+        if probe.network.activations[layer] in ("relu", "leaky_relu", "elu"):
+            scores.append(1e6 * float(np.abs(found.z[layer]).min()))
+        delta = found.delta[layer]
+        scores.append(
+            float(np.median(np.abs(delta).max(axis=1)) / max(np.abs(delta).max(), 1e-300))
+        )
+    return min(scores)
+
+
+# ── Probes for what shows only in special places ───────────────────────────────────────────────
+
+
+def saturated(probe: Probe) -> Probe:
+    """The same network with outputs so large that a probability is exactly 0 or 1."""
+    size = 60.0 if probe.network.loss == "binary_cross_entropy" else 800.0
+    found = truth.backpropagate(
+        probe.network, probe.parameters, probe.x, probe.y, l2=0, dtype="float64"
+    )
+    factor = size / float(np.abs(found.z[-1]).max())
+    W = (*probe.W[:-1], probe.W[-1] * factor)
+    b = (*probe.b[:-1], probe.b[-1] * factor) if probe.b else ()
+    return replace(probe, W=W, b=b, why="saturated outputs")
+
+
+def at_zero(probe: Probe) -> Probe:
+    """The same network in which the first unit of every relu layer is exactly 0."""
+    W, b = [w.copy() for w in probe.W], [v.copy() for v in probe.b]
+    for layer, name in enumerate(probe.network.activations):
+        if name in ("relu", "leaky_relu"):
+            W[layer][0] = 0
+            if b:
+                b[layer][0] = 0
+    return replace(probe, W=tuple(W), b=tuple(b), why="a unit that is exactly 0")
+
+
+def large(probe: Probe) -> Probe:
+    """The same network with inputs, and where the loss allows errors, a thousand times as large."""
+    y = probe.y
+    if probe.network.loss == "half_squared_error":
+        y = probe.y * 1000
+    W = (probe.W[0] / 1024, *probe.W[1:])
+    return replace(probe, x=probe.x * 1024, W=W, y=y, why="a large gradient")
+
+
+def batch_of(probes: Sequence[Probe]) -> str:
+    """The probes as a message names them."""
+    return "; ".join(dict.fromkeys(map(str, probes)))

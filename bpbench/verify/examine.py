@@ -1,0 +1,296 @@
+"""What came of asking someone's function, and what explains it? Families of probes, judged.
+
+A family is a few probes of one kind: the caller's own sizes, sizes all different, equal neighbours,
+or a special place where some mistakes show that show nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from bpbench.backend import Backpropagation, Gradients
+from bpbench.network import MLP, Array
+from bpbench.verify import truth
+from bpbench.verify.calling import Caller, Reply
+from bpbench.verify.comparison import compare
+from bpbench.verify.diagnose import Diagnosis, diagnose
+from bpbench.verify.diagnose import probe as probes
+from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.findings import (
+    REDUCED_PRECISION,
+    RIGHT,
+    SIGMAS,
+    WRONG,
+    Finding,
+    Report,
+    TensorError,
+)
+from bpbench.verify.losses import judge_losses
+from bpbench.verify.tolerance import tolerance
+from bpbench.verify.verdict import judge
+
+DIGITS_LOST = {"float64": 1e-13, "float32": 3e-5}
+"""A deviation below this share of the largest entry is a matter of accuracy, not of a formula."""
+
+# ── Asking ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Family:
+    """Probes of one kind, what came of them, and the verdicts."""
+
+    replies: tuple[Reply, ...]
+    reports: tuple[Report, ...]
+
+    @property
+    def ran(self) -> bool:
+        """Whether every probe gave gradients that can be looked at."""
+        return all(reply.answer is not None for reply in self.replies)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every gradient of every probe can be looked at."""
+        return all(reply.whole for reply in self.replies)
+
+    @property
+    def wrong(self) -> bool:
+        """Whether some gradient is wrong, or has a wrong form."""
+        return any(report.verdict == WRONG for report in self.reports)
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """How the function misbehaved, each thing once."""
+        return once(problem for reply in self.replies for problem in reply.problems)
+
+    @property
+    def losses(self) -> tuple[float, ...] | None:
+        """The losses that came with the gradients, if they did."""
+        losses = [reply.answer.loss for reply in self.replies if reply.answer is not None]
+        known = [loss for loss in losses if loss is not None]
+        return tuple(known) if known and len(known) == len(self.replies) else None
+
+
+def ask(caller: Caller, family: Sequence[Probe]) -> Family:
+    """Ask a family of probes and judge the answers; the first that fails ends it."""
+    replies, reports = [], []
+    for probe in family:
+        reply = caller.ask(probe)
+        replies.append(reply)
+        reports.append(_judged(reply, caller.dtype))
+        if reply.answer is None:
+            break
+    return Family(tuple(replies), tuple(reports))
+
+
+def _judged(reply: Reply, dtype: str) -> Report:
+    """The verdict on one answer; arrays that cannot be looked at make it wrong."""
+    probe, answer = reply.probe, reply.answer
+    subject = str(probe)
+    if answer is None:
+        return Report(WRONG, subject)
+    true = truth.backpropagate(
+        probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
+    ).gradients
+    whole = Gradients(
+        tuple(_cast(w, t, dtype) for w, t in zip(answer.W, true.W, strict=True)),
+        tuple(_cast(b, t, dtype) for b, t in zip(answer.b, true.b, strict=True)),
+    )
+    nothing: Any = None
+    found = Backpropagation(nothing, nothing, nothing, nothing, whole, nothing)
+    report = judge(
+        probe.network, probe.parameters, probe.x, probe.y, found, dtype, l2=probe.l2
+    )
+    if any(array is None for array in (*answer.W, *answer.b)):
+        return replace(report, verdict=WRONG)
+    if report.verdict == REDUCED_PRECISION:  # a person's formulas are meant to be exact
+        report = replace(report, verdict=WRONG, tensors=_errors(probe, whole, dtype))
+    if report.verdict == WRONG and max(t.error for t in report.tensors) < DIGITS_LOST[dtype]:
+        return replace(report, verdict=RIGHT, findings=())
+    return report
+
+
+def _errors(probe: Probe, found: Gradients[Array], dtype: str) -> tuple[TensorError, ...]:
+    """The errors of gradients in standard deviations of the claimed dtype's rounding."""
+    exact = probe.parameters.astype(dtype)
+    x, y = probe.x.astype(dtype), probe.y.astype(dtype)
+    allowed = tolerance(probe.network, exact, x, y, None, probe.l2, dtype)
+    sigmas = allowed.sigmas()
+    errors = []
+    for name, values, true in (
+        ("dW", found.W, allowed.true.gradients.W), ("db", found.b, allowed.true.gradients.b),
+    ):  # fmt: skip
+        for layer, (value, right) in enumerate(zip(values, true, strict=True)):
+            errors.append(compare((name, layer), value, right, sigmas[name, layer], dtype))
+    return tuple(errors)
+
+
+def _cast(found: Array | None, true: Array, dtype: str) -> Array:
+    """An array in the claimed dtype; the truth stands in for one that cannot be looked at."""
+    return np.asarray(true if found is None else found, dtype)
+
+
+def once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings without repetitions of one mistake at one place."""
+    kept: dict[tuple[str, int | None, str | None], Finding] = {}
+    for finding in findings:
+        kept.setdefault((finding.mistake, finding.layer, finding.tensor), finding)
+    return tuple(kept.values())
+
+
+# ── Explaining ─────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What explains a family of answers.
+
+    Attributes:
+        findings: from the output back.
+        complete: whether nothing is left unexplained.
+        loss: what is wrong with the losses that came too, or None.
+    """
+
+    findings: tuple[Finding, ...]
+    complete: bool
+    loss: Finding | None
+
+
+def explain(family: Family, dtype: str) -> Explained:
+    """What explains a family's gradients and losses."""
+    replies = _telling(family)
+    asked = [reply.probe for reply in replies]
+    answers = [reply.answer for reply in replies if reply.answer is not None]
+    diagnosis, findings = _diagnosed(asked, answers, dtype)
+    if family.wrong and not findings:
+        findings = _too_small(family)
+    losses = [answer.loss for answer in answers]
+    known = [loss for loss in losses if loss is not None]
+    loss = None
+    if len(known) == len(asked):
+        loss = judge_losses(asked, diagnosis.readings, known, 1e-9 if dtype == "float64" else 1e-4)
+    return Explained(tuple(findings), diagnosis.complete, loss)
+
+
+def _telling(family: Family) -> list[Reply]:
+    """The replies from which the delta that was used can be told, if something is wrong in them."""
+    few = [
+        (reply, report)
+        for reply, report in zip(family.replies, family.reports, strict=True)
+        if reply.probe.samples <= min(reply.probe.network.sizes[:-1])
+    ]
+    if len(few) > 1 and any(report.verdict == WRONG for _, report in few):
+        return [reply for reply, _ in few]
+    return list(family.replies)
+
+
+def _diagnosed(
+    asked: Sequence[Probe], answers: Sequence[Answer], dtype: str
+) -> tuple[Diagnosis, list[Finding]]:
+    """The diagnosis; where it is not complete, the one that allows for lost precision, if better."""
+    exact = diagnose(asked, answers, dtype)
+    rounded = any(finding.mistake == FLOAT32 for finding in exact.findings)
+    if dtype == "float64" and (rounded or not exact.complete) and exact.cost > 1.5:
+        coarse = diagnose(asked, answers, "float32")
+        if coarse.complete and coarse.cost + 1 < exact.cost:
+            say = (
+                "besides, all is off by what rounding to float32 would explain: look for a cast, "
+                'or check with dtype="float32". Likely, not certain'
+            )
+            lost = Finding(FLOAT32, None, None, say, certain=False)
+            return coarse, [*coarse.findings, lost]
+    return exact, list(exact.findings)
+
+
+FLOAT32 = "float32 somewhere"
+
+
+def _too_small(family: Family) -> list[Finding]:
+    """Where an error is that no formula explains, for it is too small to tell anything of."""
+    for report in family.reports:
+        wrong = [t for t in report.tensors if t.sigmas > SIGMAS]
+        if report.verdict == WRONG and wrong:
+            worst = max(wrong, key=lambda t: (t.layer or 0, t.name == "dW"))
+            say = (
+                f"{worst.place} is off by {worst.error:.1e} of its largest entry, "
+                f"{worst.sigmas:.2g} standard deviations of rounding; nothing known explains it"
+            )
+            return [Finding("unknown", worst.layer, worst.name, say, certain=False)]
+    return []
+
+
+def ignored(caller: Caller, reply: Reply) -> list[Finding]:
+    """The arguments on which what the function returns does not depend."""
+    found = []
+    probe = reply.probe
+    rng = np.random.default_rng(0)
+    other = probes.expected_outputs(probe.network, probe.samples, rng)
+    trials: list[tuple[str, int | None, str, Probe]] = [
+        ("x", None, "x", replace(probe, x=probe.x + rng.standard_normal(probe.x.shape))),
+        ("y", None, "y", replace(probe, y=1 - other if np.allclose(other, probe.y) else other)),
+    ]
+    for name in ("W", "b"):
+        for layer, array in enumerate(getattr(probe, name)):
+            moved = list(getattr(probe, name))
+            moved[layer] = array + 0.1 * rng.standard_normal(array.shape)
+            changed = replace(probe, **{name: tuple(moved)})
+            trials.append((f"{name}[{layer}]", layer, name, changed))
+    for place, layer, tensor, changed in trials:
+        again = caller.ask(changed)
+        if reply.same_as(again):
+            say = f"what the function returns does not depend on {place}"
+            say += ": it uses an array of its own, or none. Use the arguments"
+            found.append(Finding("arguments ignored", layer, tensor, say))
+    return found
+
+
+# ── Special places ─────────────────────────────────────────────────────────────────────────────
+
+
+def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
+    """What shows only in special places: exact zeros, saturated outputs, large gradients."""
+    asked = [reply.probe for reply in family.replies]
+    found: list[Finding] = []
+    if {"relu", "leaky_relu"} & set(network.activations):
+        zero = ask(caller, [probes.at_zero(probe) for probe in asked])
+        if zero.ran and zero.wrong:
+            found += [f for f in explain(zero, caller.dtype).findings if f.mistake == "z >= 0"]
+    large = ask(caller, [probes.large(probe) for probe in asked])
+    if large.ran and large.wrong:
+        clipped = ("clipping", "gradient normalised")
+        found += [f for f in explain(large, caller.dtype).findings if f.mistake in clipped]
+    if network.loss != "half_squared_error":
+        edge = ask(caller, [probes.saturated(probe) for probe in asked])
+        found += _saturation(edge, network, family.wrong)
+    return found
+
+
+def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:
+    """What happens where an output's probability is exactly 0 or 1.
+
+    Args:
+        known: whether the gradients are wrong elsewhere too, so that only nan is news.
+    """
+    last = network.layers - 1
+    losses = family.losses or ()
+    broken = [p for p in family.problems if p.mistake in ("not finite", "raises")]
+    if not broken and not any(not np.isfinite(loss) for loss in losses):
+        if known or not family.ran or not _far(family):
+            return []
+        what = "gradients are wrong"
+    else:
+        what = "gradients are nan" if broken else "the loss is nan or infinite"
+    tensor = "loss" if what.startswith("the loss") else "delta"
+    say = (
+        f"layer {last} (the output): where a probability is exactly 0 or 1, {what}; everywhere else "
+        "this does not show. Use log-softmax, or the logits' form, whose delta is a - y. Certain"
+    )
+    return [Finding("log of a saturated probability", last, tensor, say)]
+
+
+def _far(family: Family) -> bool:
+    """Whether a gradient is wrong by more than any loss of digits."""
+    return any(t.error > 1e-3 for report in family.reports for t in report.tensors)

@@ -1,0 +1,81 @@
+"""Is the loss that came with someone's gradients right, and does it belong to them?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose.catalogue import remedy
+from bpbench.verify.diagnose.fits import read_factor
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.readings import Reading
+from bpbench.verify.findings import Finding
+
+GUARDED = 1e-5
+"""A loss that is off by less has an epsilon in its logarithm: no mistake in a gradient."""
+
+
+def judge_losses(
+    probes: Sequence[Probe], readings: Sequence[Reading], losses: Sequence[float], tolerance: float
+) -> Finding | None:
+    """What is wrong with the losses, or None.
+
+    Args:
+        probes: the questions.
+        readings: the forward pass behind each, as it was found to be.
+        losses: what was returned, one for each.
+        tolerance: the relative deviation that rounding explains.
+    """
+    found = np.array(losses)
+    if not np.isfinite(found).all():
+        return Finding("not finite", None, "loss", "the loss is nan or infinite")
+    data, decay = _true(probes, readings)
+    if np.allclose(found, data + decay, rtol=tolerance, atol=0):
+        return None
+    for mistake, meant in (
+        ("L2 missing", data), ("L2 doubled", data + 2 * decay),
+    ):  # fmt: skip
+        if decay.any() and np.allclose(found, meant, rtol=tolerance, atol=0):
+            amount = "lacks" if mistake == "L2 missing" else "counts twice"
+            say = f"the loss {amount} the L2 term that the gradient is to have"
+            return Finding(mistake, None, "loss", say)
+    quantities = {
+        "m": np.array([float(probe.samples) for probe in probes]),
+        "n_L": np.array([float(probe.network.sizes[-1]) for probe in probes]),
+    }
+    for factor in read_factor(found / (data + decay), quantities, "loss", 1e2 * tolerance):
+        (mistake, say), *_ = factor.mistakes
+        if mistake == "constant factor":
+            break
+        advice = remedy(mistake)
+        return Finding(mistake, None, "loss", f"the loss that comes with the gradients: {say}. "
+                       f"{advice[:1].upper()}{advice[1:]}")  # fmt: skip
+    share = float(np.abs(found / (data + decay) - 1).max())
+    if share < GUARDED:
+        return None
+    say = f"the loss that comes with the gradients is off by {share:.2g} of itself"
+    return Finding("wrong loss", None, "loss", say, certain=False)
+
+
+def _true(probes: Sequence[Probe], readings: Sequence[Reading]) -> tuple[Array, Array]:
+    """The mean losses, (P,), and the L2 terms, (P,), for these forward passes."""
+    data, decay = [], []
+    for probe, reading in zip(probes, readings, strict=True):
+        data.append(_mean_loss(probe, reading))
+        decay.append(0.5 * probe.l2 * sum(float((w * w).sum()) for w in probe.W))
+    return np.array(data), np.array(decay)
+
+
+def _mean_loss(probe: Probe, reading: Reading) -> float:
+    z, a, y, loss = reading.z[-1], reading.a[-1], probe.y, probe.network.loss
+    with np.errstate(all="ignore"):
+        if loss == "half_squared_error":
+            return float(((a - y) ** 2).sum(axis=1).mean() / 2)
+        if loss == "cross_entropy":
+            return float(-np.where(y > 0, y * np.log(a), 0).sum(axis=1).mean())
+        if reading.functions[-1] == "sigmoid":
+            tail = np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0)
+            return float((tail - z * y).sum(axis=1).mean())
+        return float(-(y * np.log(a) + (1 - y) * np.log(1 - a)).sum(axis=1).mean())

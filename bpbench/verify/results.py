@@ -1,0 +1,373 @@
+"""What did a person's function return? Gradients, in whatever form people give them.
+
+Lists, tuples or dictionaries; flat or one pair for each layer; with the loss or without; arrays of
+NumPy, torch, JAX or TensorFlow. What cannot be meant becomes a finding, not an exception.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.findings import Finding
+
+_LOSS = {"loss", "cost", "j", "l", "error", "objective", "e"}
+_NAMED = r"^(?:d|g|grads?|gradients?|nabla|delta)?[_ ]?(?:{})s?[_ ]?(\d*)$"
+_W = re.compile(_NAMED.format("w|weight|kernel|theta"))
+_B = re.compile(_NAMED.format("b|bias|biase"))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a function should return, in its own layout.
+
+    Attributes:
+        W: the shape of each W as it was given.
+        b: the number of units of each layer; empty without biases.
+        samples: m.
+        transposed: whether samples are columns.
+    """
+
+    W: tuple[tuple[int, ...], ...]
+    b: tuple[int, ...]
+    samples: int
+    columns: bool
+
+    @property
+    def layers(self) -> int:
+        """How many arrays of each kind there should be."""
+        return len(self.W)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What was returned, sorted out.
+
+    Attributes:
+        W: by layer, in the layout of the function; None where it cannot be used.
+        b: by layer, (n_l,); None where it cannot be used.
+        loss: where one came with the gradients.
+        problems: what is wrong with the form.
+        reversed: whether the layers came from the output back in lists.
+        dtypes: of the arrays.
+    """
+
+    W: tuple[Array | None, ...]
+    b: tuple[Array | None, ...]
+    loss: float | None = None
+    problems: tuple[Finding, ...] = ()
+    reversed: bool = False
+    dtypes: frozenset[str] = frozenset()
+
+    @property
+    def usable(self) -> bool:
+        """Whether at least one gradient can be looked at."""
+        return any(array is not None for array in (*self.W, *self.b))
+
+
+@dataclass
+class _Parts:
+    """The pieces of a result before their shapes are looked at."""
+
+    W: list[Any] = field(default_factory=list)
+    b: list[Any] = field(default_factory=list)
+    loss: Any = None
+
+
+def sort_out(value: Any, expected: Expected) -> Returned:
+    """Find the gradients in what a function returned."""
+    if value is None:
+        say = "the function returns nothing; end it with: return dW, db"
+        return _nothing(expected, Finding("nothing returned", None, None, say))
+    try:
+        parts = _parts(value, expected)
+    except (TypeError, ValueError):
+        parts = None
+    if parts is None or (not parts.W and not parts.b):
+        say = (
+            f"the function returns {_described(value)}; expected (dW, db) or (loss, dW, db), with "
+            f"{expected.layers} arrays in each"
+        )
+        return _nothing(expected, Finding("result not understood", None, None, say))
+    return _checked(parts, expected)
+
+
+def to_numpy(value: Any) -> Array:
+    """An array of NumPy from one of NumPy, torch, JAX or TensorFlow, or from numbers in lists."""
+    if hasattr(value, "detach"):  # torch
+        value = value.detach().cpu()
+    if hasattr(value, "numpy") and not isinstance(value, np.ndarray):  # torch, TensorFlow
+        value = value.numpy()
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        array = array.astype(np.float64)  # objects that are numbers; others raise
+    return array
+
+
+# ── Which piece is which ───────────────────────────────────────────────────────────────────────
+
+
+def _parts(value: Any, expected: Expected) -> _Parts | None:
+    if hasattr(value, "gradients"):  # bpbench's Backpropagation
+        return _Parts(list(value.gradients.W), list(value.gradients.b), value.loss)
+    if hasattr(value, "W") and hasattr(value, "b"):
+        return _Parts(list(value.W), list(value.b), getattr(value, "loss", None))
+    if isinstance(value, Mapping):
+        return _from_mapping(value)
+    if not _is_sequence(value):
+        return None
+    items = list(value)
+    mappings = [item for item in items if isinstance(item, Mapping)]
+    if mappings:
+        merged = _Parts()
+        for mapping in mappings:
+            found = _from_mapping(mapping)
+            merged = _Parts(merged.W + found.W, merged.b + found.b, found.loss or merged.loss)
+        scalars = [item for item in items if _is_scalar(item)]
+        return _Parts(merged.W, merged.b, scalars[0] if scalars else merged.loss)
+    return _from_sequence(items, expected)
+
+
+def _from_mapping(mapping: Mapping[Any, Any]) -> _Parts:
+    """Keys as people choose them: dW1, grad_b2, W, biases, cost, ...; others are left alone."""
+    found: dict[str, dict[int, Any]] = {"W": {}, "b": {}}
+    parts = _Parts()
+    for key, value in mapping.items():
+        name = str(key).strip().lower()
+        if name in _LOSS and _is_scalar(value):
+            parts.loss = value
+        elif isinstance(value, Mapping):
+            inner = _from_mapping(value)
+            parts.W += inner.W
+            parts.b += inner.b
+            parts.loss = inner.loss if parts.loss is None else parts.loss
+        for kind, pattern in (("W", _W), ("b", _B)):
+            match = pattern.match(name)
+            if match and not isinstance(value, Mapping):
+                found[kind][int(match[1]) if match[1] else -1] = value
+    for kind, target in (("W", parts.W), ("b", parts.b)):
+        numbered = found[kind]
+        if set(numbered) == {-1} and _is_sequence(numbered[-1]) and _listed(numbered[-1]):
+            target += list(numbered[-1])
+        else:
+            target += [numbered[number] for number in sorted(numbered)]
+    return parts
+
+
+def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
+    layers, bias = expected.layers, bool(expected.b)
+    loss = None
+    scalars = [i for i, item in enumerate(items) if _is_scalar(item)]
+    if len(scalars) == 1 and len(items) > 1:
+        loss = items.pop(scalars[0])
+    elif len(items) in (3, 2 * layers + 1) and _size_one(items[0]) and len(items) != 2 * layers:
+        loss = np.asarray(to_numpy(items.pop(0))).reshape(())
+    items = [item for item in items if item is not None] if not bias else items
+    if len(items) == 1 and _is_sequence(items[0]) and _listed(items[0]):
+        inner = _from_sequence(list(items[0]), expected)
+        return None if inner is None else _Parts(inner.W, inner.b, loss)
+    if len(items) == layers and all(_is_pair(item) for item in items):
+        pairs = [(item[0], item[1]) for item in items]
+        if layers != 2 or _fit([p[0] for p in pairs], [p[1] for p in pairs], expected) > _fit(
+            list(items[0]), list(items[1]), expected
+        ):
+            return _Parts([p[0] for p in pairs], [p[1] for p in pairs], loss)
+    if len(items) == 2 and bias and all(_is_sequence(item) for item in items):
+        if layers > 1 or _nested(items[0], 3):
+            return _Parts(list(items[0]), list(items[1]), loss)
+        return _Parts([items[0]], [items[1]], loss)
+    if bias and len(items) == 2 * layers:
+        return _from_flat(items, expected, loss)
+    if not bias:
+        flat = list(items[0]) if len(items) <= 2 and _listed(items[0]) else items
+        return _Parts(flat, [], loss)
+    if len(items) == 2 and _is_sequence(items[0]):
+        return _Parts(list(items[0]), list(np.atleast_1d(items[1])), loss)
+    return None
+
+
+def _from_flat(items: list[Any], expected: Expected, loss: Any) -> _Parts:
+    """(dW1, db1, dW2, db2), (dW1, dW2, db1, db2), or from the output back, as the shapes tell."""
+    n = expected.layers
+    orders = (
+        (items[0::2], items[1::2]),
+        (items[:n], items[n:]),
+        (items[0::2][::-1], items[1::2][::-1]),
+        (items[:n][::-1], items[n:][::-1]),
+        (items[1::2], items[0::2]),
+        (items[n:], items[:n]),
+    )
+    W, b = max(orders, key=lambda order: _fit(order[0], order[1], expected))
+    return _Parts(list(W), list(b), loss)
+
+
+def _fit(W: Sequence[Any], b: Sequence[Any], expected: Expected) -> int:
+    """How many arrays have the expected shape."""
+    fits = sum(_shape(w) == shape for w, shape in zip(W, expected.W, strict=False))
+    return fits + sum(
+        _shape(v) in ((n,), (n, 1), (1, n)) for v, n in zip(b, expected.b, strict=False)
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    try:
+        return to_numpy(value).shape
+    except (TypeError, ValueError):
+        return (-1,)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def _listed(value: Any) -> bool:
+    """Whether a sequence holds arrays, not numbers."""
+    return _is_sequence(value) and len(value) > 0 and not any(_is_scalar(v) for v in value)
+
+
+def _nested(value: Any, depth: int) -> bool:
+    """Whether a value has at least ``depth`` levels: 3 for a list of matrices."""
+    while depth and (_is_sequence(value) or getattr(value, "ndim", 0)):
+        if len(value) == 0:
+            return False
+        value, depth = value[0], depth - 1
+    return depth == 0
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) == 2 and not any(map(_is_scalar, item))
+
+
+def _is_scalar(value: Any) -> bool:
+    shape = getattr(value, "shape", None)
+    return isinstance(value, int | float | np.number) or (
+        shape is not None and len(tuple(shape)) == 0
+    )
+
+
+def _size_one(value: Any) -> bool:
+    return _shape(value) in ((), (1,), (1, 1))
+
+
+# ── What is wrong with its form ────────────────────────────────────────────────────────────────
+
+
+def _checked(parts: _Parts, expected: Expected) -> Returned:
+    problems: list[Finding] = []
+    backwards = False
+    if expected.layers > 1 and len(parts.W) == expected.layers:
+        turned_b = parts.b[::-1]
+        if _fit(parts.W[::-1], turned_b, expected) > _fit(parts.W, parts.b, expected) and _fit(
+            parts.W[::-1], (), expected
+        ) == len(parts.W):
+            parts, backwards = _Parts(parts.W[::-1], turned_b, parts.loss), True
+            say = "the gradients come from the output back: dW[0] is that of the last layer"
+            problems.append(Finding("layers in reverse order", None, "dW", say))
+    W, b = [], []
+    dtypes: set[str] = set()
+    for name, given, wanted in (("dW", parts.W, expected.layers), ("db", parts.b, len(expected.b))):
+        if len(given) != wanted:
+            say = f"{name} has {len(given)} arrays; expected {wanted}, one for each layer"
+            problems.append(Finding("wrong count", None, name, say))
+    for layer, shape in enumerate(expected.W):
+        array = _numbers(parts.W, "dW", layer, problems, dtypes)
+        W.append(None if array is None else _weights(array, shape, layer, expected, problems))
+    for layer, n in enumerate(expected.b):
+        array = _numbers(parts.b, "db", layer, problems, dtypes)
+        b.append(None if array is None else _biases(array, n, layer, expected, problems))
+    loss = None
+    if parts.loss is not None:
+        loss = float(to_numpy(parts.loss).astype(np.float64).reshape(-1)[0])
+    return Returned(
+        tuple(W), tuple(b), loss, tuple(problems), backwards, frozenset(dtypes)
+    )
+
+
+def _numbers(
+    given: Sequence[Any], name: str, layer: int, problems: list[Finding], dtypes: set[str]
+) -> Array | None:
+    """One array of the result, if it is one and holds finite numbers."""
+    place = f"{name}[{layer}]"
+    if layer >= len(given):
+        return None
+    try:
+        array = to_numpy(given[layer])
+    except (TypeError, ValueError):
+        say = f"{place} is {_described(given[layer])}, no array of numbers"
+        problems.append(Finding("no array", layer, name, say))
+        return None
+    if array.dtype.kind == "f":
+        dtypes.add(str(array.dtype))
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        bad = int((~np.isfinite(array)).sum())
+        say = f"{place} holds nan or infinity ({bad} of {array.size} entries)"
+        problems.append(Finding("not finite", layer, name, say))
+        return None
+    return array
+
+
+def _weights(
+    array: Array, shape: tuple[int, ...], layer: int, expected: Expected, problems: list[Finding]
+) -> Array | None:
+    if array.shape == shape:
+        return array
+    if array.shape == shape[::-1]:
+        say = f"dW[{layer}] has shape {array.shape}, the transpose of W[{layer}]'s {shape}"
+        problems.append(
+            Finding("dW transposed", layer, "dW", f"{say}. Swap the two sides of the outer product")
+        )
+        return array.T
+    say = f"dW[{layer}] has shape {array.shape}; expected {shape}, that of W[{layer}]"
+    m, out, n_in = expected.samples, int(shape[0] != 1), max(shape)
+    rows = (m, n_in) if out == 0 else (n_in, m)
+    if layer == expected.layers - 1 and 1 in shape and m > 1 and array.shape == rows:
+        say += ". It has a row for each sample: (m, 1) - (m,) is (m, m); reshape y to (m, 1)"
+        problems.append(Finding("y of shape (m,) against (m,1)", layer, "dW", say))
+    else:
+        problems.append(Finding("wrong shape", layer, "dW", say))
+    return None
+
+
+def _biases(
+    array: Array, n: int, layer: int, expected: Expected, problems: list[Finding]
+) -> Array | None:
+    if array.shape in ((n,), (n, 1), (1, n)):
+        return array.reshape(n)
+    m = expected.samples
+    text = f"db[{layer}] has shape {array.shape}; expected ({n},)"
+    if array.size == 1 and m > 1:
+        say = f"{text}: it is summed over the units too. Sum over the samples only"
+        problems.append(Finding("db summed over everything", layer, "db", say))
+        return np.full(n, float(array.reshape(())))
+    if array.shape == ((n, m) if expected.columns else (m, n)):
+        say = f"{text}: it is not summed over the samples. Sum delta over the samples"
+        problems.append(Finding("db not summed over the samples", layer, "db", say))
+        return np.asarray(array.sum(axis=1 if expected.columns else 0))
+    if array.shape in ((m,), (m, 1), (1, m)):
+        say = f"{text}: it is summed over the units. Sum over the samples"
+        problems.append(Finding("db summed over the wrong axis", layer, "db", say))
+    else:
+        problems.append(Finding("wrong shape", layer, "db", text))
+    return None
+
+
+def _nothing(expected: Expected, problem: Finding) -> Returned:
+    return Returned((None,) * expected.layers, (None,) * len(expected.b), None, (problem,))
+
+
+def _described(value: Any) -> str:
+    """A value as a message names it: its type, and its shape or length."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"one array of shape {tuple(shape)}"
+    if isinstance(value, Mapping):
+        return f"a dict with the keys {', '.join(map(repr, list(value)[:6])) or 'none'}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"a {type(value).__name__}"
