@@ -8,7 +8,8 @@ and with the formulas that frameworks use as well as with the careful ones of ``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,12 @@ def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formul
     return {name: f if name in exact else erring(f) for name, f in chosen.items()}
 
 
+def count(network: MLP, rows: int) -> int:
+    """How many runs: as few as do where they are costly, for then each has many entries to show."""
+    multiplications = rows * sum(n * m for n, m in pairwise(network.sizes))
+    return 12 if multiplications < 2e7 else 6 if multiplications < 4e8 else 4
+
+
 class Shuffle:
     """One order of the inputs and hidden units, in and out of which arrays are put."""
 
@@ -130,19 +137,15 @@ def backpropagations(
     l2: float,
     dtype: str,
     positive: Sequence[Array],
-    *,
-    count: int = 4,
-) -> list[Backpropagation[Any]]:
+) -> Iterator[Backpropagation[Any]]:
     """Correct backpropagations in ``dtype``, each in another order of units and rows.
 
     Args:
         network, parameters, x, y, cotangent, l2: as in ``truth.backpropagate``.
         dtype: what to compute in.
         positive: (m, n_l) each, the sides of their corners that all runs take.
-        count: how many runs.
     """
-    found = []
-    for run in range(count):
+    for run in range(count(network, len(x))):
         rng = np.random.default_rng(run)
         shuffle = Shuffle(network, rng)
         rows = rng.permutation(len(x))
@@ -167,7 +170,4 @@ def backpropagations(
         }
         gradients = Gradients(tuple(W), tuple(b))
         given_back = one.input_gradient[np.ix_(back, shuffle.back[0])]
-        found.append(
-            Backpropagation(one.loss, **layers, gradients=gradients, input_gradient=given_back)
-        )
-    return found
+        yield Backpropagation(one.loss, **layers, gradients=gradients, input_gradient=given_back)

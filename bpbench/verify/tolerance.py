@@ -44,40 +44,54 @@ class Tolerance:
         true: in the precision above ``dtype``.
         problem: the same in float64, for ``variances``.
         correlation: by how much the standard deviations of each tensor are to be widened.
+        sigma: the standard deviation of rounding in every entry of every tensor.
         dtype: what is judged.
     """
 
     true: Backpropagation[Any]
     problem: Problem
     correlation: dict[Place, float]
+    sigma: dict[Place, Array]
     dtype: str
 
     def sigmas(
         self, rounding: Precision | None = None, corners: Sequence[Array] | None = None
     ) -> dict[Place, Array]:
-        """The standard deviation of every entry of every tensor.
+        """``sigma`` in another precision, or with units near their corner on either side.
 
         Args:
             rounding: what is computed in; the dtype's own precision where None.
             corners: (m, n_l) each: units that may be on either side of their corner.
         """
+        if rounding is None and corners is None:
+            return self.sigma
         rounding = precision(self.dtype) if rounding is None else rounding
         V = variances(self.problem, rounding, corners)
         return {place: np.sqrt(v) * self.correlation[place] for place, v in parts(V)}
 
-    def near_corners(self, sigmas: dict[Place, Array]) -> list[Array]:
-        """(m, n_l) each: the units of a relu so near to their corner that rounding decides.
+    def near_corners(self) -> list[Array]:
+        """(m, n_l) each: the units of a relu so near to their corner that rounding decides."""
+        z = self.problem.true.z
+        sigmas = [self.sigma["z", layer] for layer in range(len(z))]
+        return near_corners(self.problem.network, z, sigmas)
 
-        An exact zero that no rounding can move (a dead input, no bias) is not near: its
-        derivative is the convention's.
-        """
-        near = []
-        for layer, name in enumerate(self.problem.network.activations):
-            z = self.problem.true.z[layer]
-            limit = CORNER_SIGMAS * sigmas["z", layer]
-            cornered = name in truth.CORNERS
-            near.append((np.abs(z) < limit) & (limit > 1e-140) if cornered else z != z)
-        return near
+
+def near_corners(network: MLP, z: Sequence[Array], sigmas: Sequence[Array]) -> list[Array]:
+    """(m, n_l) each: the units of a relu so near to their corner that rounding decides.
+
+    An exact zero that no rounding can move (a dead input, no bias) is not near: its derivative is
+    the convention's.
+
+    Args:
+        z: (m, n_l) each.
+        sigmas: their standard deviations.
+    """
+    near = []
+    for name, value, sigma in zip(network.activations, z, sigmas, strict=True):
+        limit = CORNER_SIGMAS * sigma
+        close = (np.abs(value) < limit) & (limit > 1e-140)
+        near.append(close if name in truth.CORNERS else np.zeros_like(close))
+    return near
 
 
 def tolerance(
@@ -115,13 +129,16 @@ def tolerance(
         rounded,
         sides,
     )
-    expected = dict(parts(variances(problem, precision(dtype))))
-    strayed = dict.fromkeys(expected, 0.0)
+    V = variances(problem, precision(dtype))
+    sigma = {place: np.sqrt(v) for place, v in parts(V)}
+    strayed = dict.fromkeys(sigma, 0.0)
     for run in runs.backpropagations(network, parameters, x, y, cotangent, l2, dtype, sides):
         for (place, value), (_, exact) in zip(parts(run), parts(true), strict=True):
-            ratio = distance(value, exact) / np.sqrt(expected[place])
-            strayed[place] = max(strayed[place], float(ratio.max(initial=0)))
-    return Tolerance(true, problem, {k: max(1.0, v / 2) for k, v in strayed.items()}, dtype)
+            ratio = distance(value, exact) / sigma[place]
+            strayed[place] = max(strayed[place], float(ratio[np.isfinite(ratio)].max(initial=0)))
+    correlation = {place: max(1.0, most / 2) for place, most in strayed.items()}
+    sigma = {place: value * correlation[place] for place, value in sigma.items()}
+    return Tolerance(true, problem, correlation, sigma, dtype)
 
 
 def distance(found: Any, true: Any) -> Array:
@@ -153,7 +170,7 @@ def standard_deviations(
     assert given[0] is not None
     limits = tolerance(
         network, parameters.astype(dtype), given[0], given[1], given[2], l2, dtype
-    ).sigmas()
+    ).sigma
     return _assembled(network, limits)
 
 

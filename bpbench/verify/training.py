@@ -29,11 +29,10 @@ from bpbench.verify.findings import (
     Report,
     TensorError,
 )
-from bpbench.verify.tolerance import Place, distance
+from bpbench.verify.tolerance import Place, distance, near_corners
 from bpbench.verify.truth import Run, precision_above
-from bpbench.verify.variance import CORNER_SIGMAS, Problem, precision, variances
+from bpbench.verify.variance import Problem, precision, variances
 
-OWN_RUNS = 3
 SENSITIVITY = 1e-3
 """A relative error of every step that should be seen, such as a wrong learning rate."""
 TENSOR_SENSITIVITY = 0.04
@@ -131,7 +130,8 @@ def simulate(
     p = precision(dtype)
     truth = Run(network, start, x, y, optimizer, precision_above(dtype))
     wide_x, wide_y = x.astype(np.float64), y.astype(np.float64)
-    rngs = [np.random.default_rng(i) for i in range(OWN_RUNS)]
+    own_runs = max(3, 2 * runs.count(network, order.shape[1]) // 3)
+    rngs = [np.random.default_rng(i) for i in range(own_runs)]
     shuffles = [runs.Shuffle(network, rng) for rng in rngs]
     own = [
         Run(network, s.into(start.W, start.b), x[:, s.units[0]], y, optimizer, dtype,
@@ -154,7 +154,7 @@ def simulate(
             V_now[: network.layers], V_now[network.layers :],
         )  # fmt: skip
         V = variances(problem, p)
-        near = _near(network, rounded.z, V.z)
+        near = near_corners(network, rounded.z, [np.sqrt(v) for v in V.z])
         kinks += sum(int(close.sum()) for close in near)
         if corners:
             V = variances(problem, p, near)
@@ -190,16 +190,6 @@ def _widened(sigma: Array, errors: Any) -> Array:
     finite = np.isfinite(ratio)
     factor = max(1.0, float(ratio[finite].max(initial=0)) / 2)
     return np.where(finite.all(axis=0), sigma * factor, np.inf)
-
-
-def _near(network: MLP, z: Sequence[Array], Vz: Sequence[Array]) -> list[Array]:
-    """(m, n_l) each: units of a relu so near to their corner that rounding decides."""
-    near = []
-    for name, value, V in zip(network.activations, z, Vz, strict=True):
-        limit = CORNER_SIGMAS * np.sqrt(V)
-        cornered = name in ("relu", "leaky_relu")
-        near.append((np.abs(value) < limit) & (limit > 1e-140) if cornered else value != value)
-    return near
 
 
 def _of(final: Parameters | None, expected: Training) -> Training:

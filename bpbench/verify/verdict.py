@@ -72,9 +72,9 @@ def judge(
         allowed = tolerance(*given)
         comparable, unfit = _comparable(found, allowed, dtype)
         if unfit:
-            errors = _errors(comparable, allowed, allowed.sigmas())
+            errors = _errors(comparable, allowed, allowed.sigma)
             return Report(WRONG, subject, tuple(unfit), tuple(errors))
-        near = allowed.near_corners(allowed.sigmas())
+        near = allowed.near_corners()
         chosen = _sides(comparable, allowed, near)
         if any((a != b).any() for a, b in zip(chosen, allowed.problem.positive, strict=True)):
             allowed = tolerance(*given, positive=chosen)
@@ -96,12 +96,12 @@ def _comparable(
         if given is not None and len(given) != expected:
             say = f"{name} has {len(given)} arrays; expected {expected}, one per layer with weights"
             problems.append(Finding("wrong count", None, name, say))
-    comparable, sigmas = {}, allowed.sigmas()
+    comparable = {}
     for place, value in values.items():
         if place not in true:  # a loss beside a cotangent, or an array too many
             continue
         finding = misfit(place, value, np.shape(true[place]), dtype) or not_finite(
-            place, value, true[place], sigmas[place], dtype
+            place, value, true[place], allowed.sigma[place], dtype
         )
         if finding is None:
             comparable[place] = value
@@ -124,7 +124,7 @@ def _judged(
 ) -> Report:
     """The report on tensors that can all be compared."""
     dtype = allowed.dtype
-    tensors = _errors(found, allowed, allowed.sigmas())
+    tensors = _errors(found, allowed, allowed.sigma)
     bounds = limits(tensors, _zero(allowed), dtype, SENSITIVITY[dtype])
     if _fit(tensors):
         verdict = bounds[0].mistake if bounds else RIGHT
@@ -233,7 +233,7 @@ def _wrong_value(
     name = name_of(place)
     true = np.asarray(dict(parts(allowed.problem.true))[place])
     got = np.asarray(found[place], np.float64)
-    sigma = allowed.sigmas()[place]
+    sigma = allowed.sigma[place]
     say = (
         f"{name} is wrong: off by {error.error:.1e} of its largest entry, "
         f"{error.sigmas:.2g} standard deviations of rounding"
