@@ -46,14 +46,17 @@ def _modes(target: str, *modes: str) -> dict[str, str]:
 
 BUILT_IN: Mapping[str, Entry] = {
     "numpy": Entry(
-        _modes("backends.numpy_reference:NumPyBackend", "reference"), "numpy", ("numpy",)
+        _modes("backends.numpy_reference:NumPyBackend", "reference")
+        | _modes("backends.numpy_fast:NumPyFastBackend", "fast"),
+        "numpy", ("numpy",),
     ),
     "torch": Entry(
-        _modes("backends.torch_backend:TorchBackend", "eager", "compiled"),
+        _modes("backends.torch_backend:TorchBackend", "eager", "compiled")
+        | _modes("backends.torch_manual:TorchManualBackend", "manual"),
         "torch", ("torch",), "torch", ("cpu", "cuda"),
     ),
     "jax": Entry(
-        _modes("backends.jax_backend:JaxBackend", "scan", "eager"),
+        _modes("backends.jax_backend:JaxBackend", "scan", "manual", "eager"),
         "jax", ("jax",), "jax", ("cpu", "cuda"),
     ),
     "tensorflow": Entry(

@@ -1,0 +1,360 @@
+"""Which NumPy calls make up a layer, when every array that they touch is there beforehand?
+
+Nothing here computes: each function *adds calls to a plan*, and the plan is run later, many times,
+on the same buffers. An activation or a loss is thus written once and serves every
+batch size, layout and dtype. The figures behind each choice are in docs/fast_numpy.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from backends.numpy_plan import Plan
+from bpbench.network import LEAKY_RELU_SLOPE, Array
+
+# ── Activations: z becomes a in place; an error by a becomes one by z in place ─────────────────
+
+
+@dataclass(frozen=True)
+class Activation:
+    """How one activation is planned; a unit is a row, a sample a column.
+
+    Attributes:
+        forward: (plan, z, kept): turns z, (n_l, m), into a, and fills ``kept``.
+        backward: (plan, error, a, kept): turns dL/da, (n_l, m), into dL/dz; may overwrite a and
+            kept.
+        keeps: whether ``kept``, (n_l, m), is needed: where f' cannot be had from a alone.
+        sign: what W and b are stored times: -1 makes the product give -z.
+        bounded: whether a is never beyond -1 and 1.
+    """
+
+    forward: Callable[[Plan, Array, Array | None], None]
+    backward: Callable[[Plan, Array, Array, Array | None], None]
+    keeps: bool = False
+    sign: int = 1
+    bounded: bool = False
+
+
+def _nothing(plan: Plan, *arrays: Array | None) -> None:
+    """The identity, and its derivative."""
+
+
+def _sigmoid(plan: Plan, z: Array, kept: Array | None) -> None:
+    """1 / (1 + e^-z), where z holds -z already: there is no call for the minus sign."""
+    plan.call(np.exp, z, z)
+    plan.call(np.add, z, plan.constant(1), z)
+    plan.call(np.reciprocal, z, z)
+
+
+def _sigmoid_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+    """error * a (a - 1), the derivative by -z; a is used up."""
+    plan.call(np.multiply, error, a, error)
+    plan.call(np.subtract, a, plan.constant(1), a)
+    plan.call(np.multiply, error, a, error)
+
+
+def _tanh(plan: Plan, z: Array, kept: Array | None) -> None:
+    plan.call(np.tanh, z, z)
+
+
+def _tanh_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+    """error * (1 - a^2); a is used up."""
+    plan.call(np.multiply, a, a, a)
+    plan.call(np.subtract, plan.constant(1), a, a)
+    plan.call(np.multiply, error, a, error)
+
+
+def _relu(plan: Plan, z: Array, kept: Array | None) -> None:
+    plan.call(np.maximum, z, plan.constant(0), out=z)
+
+
+def _relu_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+    mask = plan.scratch(a, "bool")
+    plan.call(np.greater, a, plan.constant(0), mask)
+    plan.call(np.multiply, error, mask, error)
+
+
+def _leaky_relu(plan: Plan, z: Array, kept: Array | None) -> None:
+    """max(z, slope z); its derivative is max(1[z > 0], slope)."""
+    assert kept is not None
+    slope = plan.constant(LEAKY_RELU_SLOPE)
+    mask = plan.scratch(z, "bool")
+    plan.call(np.greater, z, plan.constant(0), mask)
+    plan.call(np.maximum, mask, slope, out=kept)
+    plan.call(np.multiply, z, kept, z)
+
+
+def _elu(plan: Plan, z: Array, kept: Array | None) -> None:
+    """max(z, 0) + (e^min(z, 0) - 1); its derivative is e^min(z, 0)."""
+    assert kept is not None
+    low = plan.scratch(z)
+    plan.call(np.minimum, z, plan.constant(0), out=low)
+    plan.call(np.exp, low, kept)
+    plan.call(np.expm1, low, low)
+    plan.call(np.maximum, z, plan.constant(0), out=z)
+    plan.call(np.add, z, low, z)
+
+
+def _softplus(plan: Plan, z: Array, kept: Array | None) -> None:
+    """max(z, 0) + log(1 + e^-|z|), for np.logaddexp takes 80 times as long; f' is the sigmoid."""
+    assert kept is not None
+    plan.call(np.negative, z, kept)
+    _sigmoid(plan, kept, None)
+    tail = plan.scratch(z)
+    plan.call(np.abs, z, tail)
+    plan.call(np.negative, tail, tail)
+    plan.call(np.exp, tail, tail)
+    plan.call(np.log1p, tail, tail)
+    plan.call(np.maximum, z, plan.constant(0), out=z)
+    plan.call(np.add, z, tail, z)
+
+
+def _gelu(plan: Plan, z: Array, kept: Array | None) -> None:
+    """z times the normal distribution function; f' adds z times the density to that function."""
+    from scipy.special import ndtr  # here, so that only networks with gelu need SciPy's time
+
+    assert kept is not None
+    density = plan.scratch(z)
+    plan.call(np.multiply, z, z, density)
+    plan.call(np.multiply, density, plan.constant(-0.5), density)
+    plan.call(np.exp, density, density)
+    plan.call(np.multiply, density, plan.constant((2 * np.pi) ** -0.5), density)
+    plan.call(np.multiply, density, z, density)
+    plan.call(ndtr, z, kept)
+    plan.call(np.multiply, z, kept, z)
+    plan.call(np.add, kept, density, kept)
+
+
+def _silu(plan: Plan, z: Array, kept: Array | None) -> None:
+    """a = z s with the sigmoid s; f' = s + a (1 - s)."""
+    assert kept is not None
+    plan.call(np.negative, z, kept)
+    _sigmoid(plan, kept, None)
+    plan.call(np.multiply, z, kept, z)
+    rest = plan.scratch(z)
+    plan.call(np.subtract, plan.constant(1), kept, rest)
+    plan.call(np.multiply, rest, z, rest)
+    plan.call(np.add, kept, rest, kept)
+
+
+def _times_kept(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+    """error * f'(z), kept from the forward pass."""
+    plan.call(np.multiply, error, kept, error)
+
+
+def _sum_of_units(plan: Plan, units: Array, total: Any) -> None:
+    """Add up the rows of (n, m) into (m,): a product with ones, four times as fast as np.sum."""
+    plan.call(np.ones(len(units), plan.dtype).dot, units, total)
+
+
+def _softmax(plan: Plan, z: Array, kept: Array | None) -> None:
+    """e^(z - max z) over its sum.
+
+    A unit is a row, so that the largest is found across rows, entry by entry in vector registers:
+    1.0 us for 10 x 64, where the same along rows of 10 takes 3.5.
+    """
+    largest, total = np.empty((2, z.shape[1]), plan.dtype)
+    plan.call(np.maximum.reduce, z, 0, None, largest)
+    plan.call(np.subtract, z, largest, z)
+    plan.call(np.exp, z, z)
+    _sum_of_units(plan, z, total)
+    plan.call(np.divide, z, total, z)
+
+
+def _softmax_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+    """a * (error - sum(error * a)), the product with the whole Jacobian."""
+    product, total = plan.scratch(a), plan.empty(a.shape[1])
+    plan.call(np.multiply, error, a, product)
+    _sum_of_units(plan, product, total)
+    plan.call(np.subtract, error, total, error)
+    plan.call(np.multiply, error, a, error)
+
+
+ACTIVATIONS = {
+    "identity": Activation(_nothing, _nothing),
+    "sigmoid": Activation(_sigmoid, _sigmoid_error, sign=-1, bounded=True),
+    "tanh": Activation(_tanh, _tanh_error, bounded=True),
+    "relu": Activation(_relu, _relu_error),
+    "leaky_relu": Activation(_leaky_relu, _times_kept, keeps=True),
+    "elu": Activation(_elu, _times_kept, keeps=True),
+    "softplus": Activation(_softplus, _times_kept, keeps=True),
+    "gelu": Activation(_gelu, _times_kept, keeps=True),
+    "silu": Activation(_silu, _times_kept, keeps=True),
+    "softmax": Activation(_softmax, _softmax_error),
+}
+
+
+def with_shared_slopes(units: Array, slopes: Array) -> tuple[Activation, Activation]:
+    """Sigmoids for the hidden layers and for the last, whose derivatives are computed at once.
+
+    For the tiniest networks, where two calls of 0.2 us less for each layer but one are a tenth of
+    a step.
+
+    Args:
+        units: (n,), a of all layers, one after the other.
+        slopes: (n,), which the last layer's forward pass fills with a (a - 1) of all layers; what
+            ``kept`` of each layer must be a part of.
+    """
+
+    def last(plan: Plan, z: Array, kept: Array | None) -> None:
+        _sigmoid(plan, z, kept)
+        plan.call(np.subtract, units, plan.constant(1), slopes)
+        plan.call(np.multiply, slopes, units, slopes)
+
+    hidden = Activation(_sigmoid, _times_kept, keeps=True, sign=-1, bounded=True)
+    return hidden, replace(hidden, forward=last)
+
+
+# ── Losses: what a step computes of them, and what waits until many steps are over ─────────────
+
+STEP_SLOTS = (
+    "x", "columns", "columns_dot", "y", "scaled_y", "weight", "for_loss", "total", "penalty"
+)  # fmt: skip
+"""What differs from step to step: the batch, and what the loss will be computed from.
+
+x (m, n_1), columns its transpose and columns_dot that one's method; y (n_L, m), scaled_y the same
+times ``scale``, weight (m,) the sums of scaled_y over the outputs; for_loss (n_L, m) and total
+(m,); penalty (), the sum of W^2.
+"""
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """What the error of the output is made from, and where it goes.
+
+    Attributes:
+        activation: f.
+        z: (n_L, m), the array that holds z, or the slot for_loss.
+        kept: (n_L, m), what f keeps.
+        delta: (n_L, m), to be filled with ``scale`` times the derivative of the summed loss by z.
+        scale: ().
+        output: (n_L, m), to be filled with a[-1]; None where nobody wants it.
+        bound: (n_L * (n_{L-1} + 1),), W and b, where the units below are within -1 and 1, so that
+            these alone say how large z can be; else None.
+    """
+
+    activation: Activation
+    z: Any
+    kept: Array | None
+    delta: Array
+    scale: Array
+    output: Array | None
+    bound: Array | None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How one loss is planned.
+
+    Attributes:
+        error: (plan, last): from the last layer's z to its delta.
+        of_logits: whether z is the slot for_loss, where the product puts it.
+        total: (for_loss, total, y, sums, spare): the sum over the rows of a batch, for k steps at
+            once; for_loss, y and spare are (k, n_L, m), total and the sums of y over the outputs
+            (k, m); for_loss, total and spare may be overwritten.
+    """
+
+    error: Callable[[Plan, LastLayer], None]
+    of_logits: bool
+    total: Callable[[Array, Array, Array, Array, Array], Array]
+
+
+def _squared_error(plan: Plan, last: LastLayer) -> None:
+    """(a - y) * f'(z)."""
+    last.activation.forward(plan, last.z, last.kept)
+    if last.output is not None:
+        plan.call(np.copyto, last.output, last.z)
+    plan.call(np.subtract, last.z, "y", "for_loss")
+    plan.call(np.multiply, "for_loss", last.scale, last.delta)
+    last.activation.backward(plan, last.delta, last.z, last.kept)
+
+
+def _squared_total(for_loss: Array, total: Array, y: Array, sums: Array, spare: Array) -> Array:
+    return _dots(for_loss, for_loss) / 2
+
+
+def _dots(left: Array, right: Array) -> Array:
+    """The sum of products of each of k steps; a third of the time of * and np.sum."""
+    k = len(left)
+    return np.vecdot(left.reshape(k, -1), right.reshape(k, -1))
+
+
+def _binary_error(plan: Plan, last: LastLayer) -> None:
+    """y - a, the derivative by -z; the division that gives a applies ``scale`` as well."""
+    delta = last.delta
+    plan.call(np.exp, last.z, delta)
+    plan.call(np.add, delta, plan.constant(1), delta)
+    if last.output is not None:
+        plan.call(np.reciprocal, delta, last.output)
+    plan.call(np.divide, last.scale, delta, delta)
+    plan.call(np.subtract, "scaled_y", delta, delta)
+
+
+def _binary_total(negated: Array, total: Array, y: Array, sums: Array, spare: Array) -> Array:
+    """max(z, 0) - z y + log(1 + e^-|z|), from -z."""
+    losses = _dots(negated, y)
+    np.abs(negated, spare)
+    np.log1p(np.exp(np.negative(spare, spare), spare), spare)
+    spare -= np.minimum(negated, 0, out=negated)
+    return losses + spare.reshape(len(y), -1).sum(axis=1)
+
+
+def _cross_entropy_error(plan: Plan, last: LastLayer) -> None:
+    """a * sum(y) - y; the division of the softmax applies sum(y) and ``scale`` as well."""
+    delta, factor = last.delta, plan.empty(last.delta.shape[1])
+    inputs = 0 if last.bound is None else len(last.bound) // len(delta)
+    plan.call(_shift(factor, last.bound, inputs), last.z)
+    plan.call(np.exp, last.z, delta)
+    _sum_of_units(plan, delta, "total")
+    if last.output is not None:
+        plan.call(np.divide, delta, "total", last.output)
+    plan.call(np.divide, "weight", "total", factor)
+    plan.spread(np.multiply, delta, factor, delta, like=delta)
+    plan.call(np.subtract, delta, "scaled_y", delta)
+
+
+def _shift(largest: Array, bound: Array | None, inputs: int) -> Callable[[Array], None]:
+    """A function that takes the largest z of each sample off, lest e^z overflow.
+
+    That is half the cost of a small softmax (1.8 us for 10 x 64), and for nothing while the
+    weights are moderate: where the n units below are within -1 and 1, z^2 is at most (1 + n) times
+    the sum of W^2 and b^2, and to look at that takes 0.3 us.
+
+    Args:
+        largest: (m,), room.
+        bound: W and b of the layer, or None where its inputs may be of any size.
+        inputs: the number of units below, one more where there is b.
+    """
+
+    def shift(z: Array) -> None:
+        np.maximum.reduce(z, axis=0, out=largest)
+        np.subtract(z, largest, z)
+
+    if bound is None:
+        return shift
+    safe = 0.7 * float(np.log(np.finfo(bound.dtype).max))  # 62 in float32: many e^62 have a sum
+    limit = safe**2 / inputs
+
+    def shift_large(z: Array, norm: Callable[[Array], float] = bound.dot) -> None:
+        if not norm(bound) < limit:  # nan is none
+            shift(z)
+
+    return shift_large
+
+
+def _cross_entropy_total(
+    shifted: Array, total: Array, y: Array, sums: Array, spare: Array
+) -> Array:
+    """-sum y log a, where log a = z - log sum e^z, whatever both z were shifted by."""
+    return _dots(np.log(total, total), sums) - _dots(shifted, y)
+
+
+LOSSES = {
+    "half_squared_error": Loss(_squared_error, False, _squared_total),
+    "binary_cross_entropy": Loss(_binary_error, True, _binary_total),
+    "cross_entropy": Loss(_cross_entropy_error, True, _cross_entropy_total),
+}
