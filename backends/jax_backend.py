@@ -2,6 +2,8 @@
 
 Modes:
     scan: one jitted ``lax.scan`` over all the steps of a call, the parameters donated.
+    manual: the same scan over the hand-written equations of section 3.2, so that the difference
+        is what ``jax.grad`` costs.
     eager: no jit of ours; each operation is dispatched by itself.
 """
 
@@ -37,6 +39,19 @@ ACTIVATIONS: dict[str, Any] = {
     "silu": jax.nn.silu,
     "softmax": jax.nn.softmax,
 }
+
+DERIVATIVES: dict[str, Any] = {
+    "identity": lambda z, a: jnp.ones_like(z),
+    "sigmoid": lambda z, a: a * (1 - a),
+    "tanh": lambda z, a: 1 - a**2,
+    "relu": lambda z, a: (z > 0).astype(z.dtype),
+    "leaky_relu": lambda z, a: jnp.where(z > 0, 1, LEAKY_RELU_SLOPE).astype(z.dtype),
+    "elu": lambda z, a: jnp.where(z > 0, 1, a + 1),
+    "softplus": lambda z, a: jax.nn.sigmoid(z),
+    "gelu": lambda z, a: jax.scipy.stats.norm.cdf(z) + z * jax.scipy.stats.norm.pdf(z),
+    "silu": lambda z, a: jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z)),
+}
+"""f' of z and a = f(z), for the mode without autodiff."""
 
 
 def forward(
@@ -94,10 +109,9 @@ class JaxModel(Model):
     backend: JaxBackend
 
     def __init__(self, backend: JaxBackend, network: MLP, parameters: Parameters) -> None:
-        compiled = backend.mode == "scan"
         self._forward = partial(_output, network)
-        self._differentiate = partial(_differentiate, network)
-        if compiled:
+        self._differentiate = partial(_differentiate, network, backend.mode == "manual")
+        if backend.mode != "eager":
             self._forward = jax.jit(self._forward)
             self._differentiate = jax.jit(self._differentiate, static_argnums=3)
         self._trainers: dict[Optimizer, Any] = {}
@@ -148,11 +162,12 @@ class JaxModel(Model):
         self, x: jax.Array, y: jax.Array, order: jax.Array, optimizer: Optimizer
     ) -> jax.Array:
         if optimizer not in self._trainers:
-            step = partial(_step, self.network, optimizer, optax_optimizer(optimizer))
+            manual = self.backend.mode == "manual"
+            step = partial(_step, self.network, manual, optimizer, optax_optimizer(optimizer))
             self._trainers[optimizer] = (
-                jax.jit(partial(_scan, step), donate_argnums=0)
-                if self.backend.mode == "scan"
-                else partial(_loop, step)
+                partial(_loop, step)
+                if self.backend.mode == "eager"
+                else jax.jit(partial(_scan, step), donate_argnums=0)
             )
         (self.weights, self.state), losses = self._trainers[optimizer](
             (self.weights, self.state), x, y, order
@@ -165,9 +180,23 @@ def _output(network: MLP, weights: Weights, x: jax.Array) -> jax.Array:
 
 
 def _differentiate(
-    network: MLP, weights: Weights, x: jax.Array, target: jax.Array, of_loss: bool, l2: Any
+    network: MLP,
+    manual: bool,
+    weights: Weights,
+    x: jax.Array,
+    target: jax.Array,
+    of_loss: bool,
+    l2: Any,
 ) -> tuple[Any, ...]:
     """Loss, z, a, and the derivatives by taps, weights and x."""
+    if manual:
+        z, a = forward(network, weights, x)
+        loss = mean_loss(network, weights, z[-1], a[-1], target, 0.0) if of_loss else 0.0
+        loss = loss + 0.5 * l2 * sum((W**2).sum() for W in weights[0])
+        error = _output_error(network, z[-1], a[-1], target, of_loss)
+        delta = _hidden_errors(network, weights, z, a, error)
+        by_weights = _by_weights(weights, x, a, delta, l2)
+        return loss, z, a, tuple(delta), by_weights, delta[0] @ weights[0][0]
 
     def objective(
         weights: Weights, taps: tuple[jax.Array, ...], x: jax.Array
@@ -188,8 +217,51 @@ def _differentiate(
     return loss, z, a, by_taps, by_weights, by_x
 
 
+def _times_derivative(name: str, error: jax.Array, z: jax.Array, a: jax.Array) -> jax.Array:
+    """dL/dz from dL/da, (m, n_l): error * f'(z), or the Jacobian's product for softmax."""
+    if name == "softmax":
+        return a * (error - (error * a).sum(axis=1, keepdims=True))
+    return error * DERIVATIVES[name](z, a)
+
+
+def _output_error(
+    network: MLP, z: jax.Array, a: jax.Array, target: jax.Array, of_loss: bool
+) -> jax.Array:
+    """delta^(L), (m, n_L), for a target y or a cotangent of a. Source: section 3.2, step 1."""
+    if not of_loss:
+        return _times_derivative(network.output, target, z, a)
+    if network.loss == "cross_entropy":
+        return (a * target.sum(axis=1, keepdims=True) - target) / len(a)
+    if network.loss == "binary_cross_entropy":
+        return (a - target) / len(a)
+    return _times_derivative(network.output, (a - target) / len(a), z, a)
+
+
+def _hidden_errors(
+    network: MLP, weights: Weights, z: list[jax.Array], a: list[jax.Array], error: jax.Array
+) -> list[jax.Array]:
+    """delta of every layer, (m, n_l), the output's last. Source: section 3.2, step 2."""
+    delta = [error]
+    for layer in range(network.layers - 2, -1, -1):
+        name = network.activations[layer]
+        below = delta[0] @ weights[0][layer + 1]
+        delta.insert(0, _times_derivative(name, below, z[layer], a[layer]))
+    return delta
+
+
+def _by_weights(
+    weights: Weights, x: jax.Array, a: list[jax.Array], delta: list[jax.Array], l2: Any
+) -> Weights:
+    """dW and db, with the l2 term. Source: section 3.2, step 3."""
+    dW = tuple(
+        d.T @ below + l2 * W for d, below, W in zip(delta, [x, *a[:-1]], weights[0], strict=True)
+    )
+    return dW, tuple(d.sum(axis=0) for d in delta) if weights[1] else ()
+
+
 def _step(
     network: MLP,
+    manual: bool,
     optimizer: Optimizer,
     transformation: optax.GradientTransformation,
     x: jax.Array,
@@ -204,7 +276,15 @@ def _step(
         z, a = forward(network, weights, x[rows])
         return mean_loss(network, weights, z[-1], a[-1], y[rows], optimizer.l2)
 
-    loss, gradients = jax.value_and_grad(objective)(weights)
+    if manual:
+        batch, target = x[rows], y[rows]
+        z, a = forward(network, weights, batch)
+        loss = mean_loss(network, weights, z[-1], a[-1], target, optimizer.l2)
+        error = _output_error(network, z[-1], a[-1], target, True)
+        delta = _hidden_errors(network, weights, z, a, error)
+        gradients = _by_weights(weights, batch, a, delta, optimizer.l2)
+    else:
+        loss, gradients = jax.value_and_grad(objective)(weights)
     updates, state = transformation.update(gradients, state, weights)
     return (optax.apply_updates(weights, updates), state), loss
 
@@ -225,7 +305,7 @@ class JaxBackend(Backend):
     """JAX; float64 switches on x64 for the whole process."""
 
     name = "jax"
-    modes = ("scan", "eager")
+    modes = ("scan", "manual", "eager")
     devices = ("cpu", "cuda")
 
     def __init__(

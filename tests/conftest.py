@@ -21,7 +21,7 @@ IN_PROCESS = [
 ]
 """Every backend and mode that can be tested in one process."""
 
-SLOW = {"jax:eager", "torch:compiled", "keras:jax"}
+SLOW = {"jax:eager", "jax:manual", "torch:compiled", "keras:jax"}
 """Modes that compile anew for each shape: seconds for every network."""
 
 
