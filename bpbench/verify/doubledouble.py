@@ -163,8 +163,8 @@ def _reduced_expm1(r: DoubleDouble) -> DoubleDouble:
 
 
 def _exp(a: DoubleDouble) -> DoubleDouble:
+    a = _where(a.high > -800, a, -800.0)  # which underflows as well
     turns = np.rint(a.high / _LN2.high)
-    turns = np.clip(turns, -1080, 1030)
     value = _reduced_expm1(a - _LN2 * turns) + 1.0
     return _ldexp(value, turns.astype(int))
 

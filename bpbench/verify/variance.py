@@ -294,8 +294,15 @@ def _softmax(z: Array, a: Array, Vz: Array, p: Precision) -> Array:
     e = Vz + (ELEMENTARY * u * (r < 0)) ** 2 + (u * r) ** 2  # of each e^r, relative; e^0 is exact
     shares = a**2 * e
     others = np.maximum(shares.sum(axis=1, keepdims=True) - shares, 0.0)
-    V: Array = a**2 * ((1 - a) ** 2 * e + others + (2 * u) ** 2)
+    rest = np.where(a > 0.5, _rest(a), 1.0)  # 1 - u / 4 is rounded to 1, and errs by u / 4
+    V: Array = a**2 * ((1 - a) ** 2 * e + others + (2 * np.minimum(u, rest)) ** 2)
     return V + p.tiny**2
+
+
+def _rest(a: Array) -> Array:
+    """What the largest entry of each row of a softmax lacks to 1, (m, 1); 1 where none is large."""
+    total: Array = np.where(a > 0.5, 0.0, a).sum(axis=1, keepdims=True)
+    return total
 
 
 def _output(
@@ -329,8 +336,11 @@ def _output(
     s = (e * a).sum(axis=1, keepdims=True)
     rounding = Ve - own**2 * Va
     Vs = ((e + own * a) ** 2 * Va + a**2 * rounding).sum(axis=1, keepdims=True)
-    Vs = Vs + dot_variance(a.shape[1] + 1, s, ((e * a) ** 2).sum(axis=1, keepdims=True), p)
-    V = (e - s + own * a) ** 2 * Va + a**2 * (Vs + rounding + u**2 * (e**2 + s**2))
+    # Where the largest a rounds to 1, so do its products: e_i - s is 0 and no rounding error.
+    square = ((e * a) ** 2).sum(axis=1, keepdims=True)
+    own_rounding = dot_variance(a.shape[1] + 1, s, square, p) + u**2 * (e**2 + s**2)
+    Vs = Vs + own_rounding * np.minimum(1.0, _rest(a) / u) ** 2
+    V = (e - s + own * a) ** 2 * Va + a**2 * (Vs + rounding)
     return V + (2 * u * delta) ** 2 + p.tiny**2
 
 
