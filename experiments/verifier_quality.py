@@ -387,12 +387,12 @@ def _run(command: list[str], label: str, total: int) -> list[dict[str, Any]]:
         assert process.stderr is not None
         for line in process.stdout:
             rows.append(json.loads(line))
-            if rows[-1]["what"] == "training":
+            if rows[-1]["what"] == "training" and sys.stderr.isatty():
                 done = sum(row["what"] == "training" for row in rows)
                 click.echo(f"\r{label}: {done} of {total} networks", err=True, nl=False)
         said = process.stderr.read()
     verdicts = Counter(row["verdict"] for row in rows if "verdict" in row)
-    click.echo(f"\r{label}: {dict(verdicts)}", err=True)
+    click.echo(f"{label}: {dict(verdicts)}".ljust(60), err=True)
     if process.returncode:
         click.echo(f"{label} stopped: {said.strip().splitlines()[-1:]}", err=True)
     return rows

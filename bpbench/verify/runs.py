@@ -8,14 +8,15 @@ and with the formulas that frameworks use as well as with the careful ones of ``
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from bpbench.backend import Backpropagation, Gradients
 from bpbench.network import MLP, Array, Parameters
+from bpbench.optimizers import Optimizer
 from bpbench.verify import truth
 from bpbench.verify.truth import FORMULAS, Formula
 
@@ -91,7 +92,7 @@ def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formul
 
 def count(network: MLP, rows: int) -> int:
     """How many runs: as few as do where they are costly, for then each has many entries to show."""
-    multiplications = rows * sum(n * m for n, m in pairwise(network.sizes))
+    multiplications = rows * sum(n * m for n, m in itertools.pairwise(network.sizes))
     return 12 if multiplications < 2e7 else 6 if multiplications < 4e8 else 4
 
 
@@ -171,3 +172,39 @@ def backpropagations(
         gradients = Gradients(tuple(W), tuple(b))
         given_back = one.input_gradient[np.ix_(back, shuffle.back[0])]
         yield Backpropagation(one.loss, **layers, gradients=gradients, input_gradient=given_back)
+
+
+class Trainings:
+    """A few correct training runs in one dtype, each in another order of inputs and units.
+
+    Args:
+        network, start, x, y, optimizer: as in ``truth.Run``, rounded to ``dtype``.
+        dtype: what to compute in.
+        count: how many runs.
+    """
+
+    def __init__(
+        self,
+        network: MLP,
+        start: Parameters,
+        x: Array,
+        y: Array,
+        optimizer: Optimizer,
+        dtype: str,
+        count: int,
+    ) -> None:
+        self._runs = []
+        for number in range(count):
+            rng = np.random.default_rng(number)
+            shuffle = Shuffle(network, rng)
+            given = shuffle.into(start.W, start.b), x[:, shuffle.units[0]], y, optimizer, dtype
+            run = truth.Run(network, *given, formulas=formulas(number, rng, dtype))
+            self._runs.append((shuffle, run))
+
+    def step(self, rows: Array, positive: Sequence[Array]) -> list[Any]:
+        """Train one step on some rows; the loss of each run before it."""
+        return [run.step(rows, s.units_into(positive)).loss for s, run in self._runs]
+
+    def parameters(self) -> list[list[Array]]:
+        """W and then b of each run, as they are now, in the network's own order."""
+        return [[*itertools.chain(*s.out_of(run.W, run.b))] for s, run in self._runs]

@@ -73,13 +73,22 @@ class Bend(NamedTuple):
     slope: Array | float
 
 
+SATURATED = 1e-3
+"""Below so many units of roundoff from 1, every library's sigmoid and tanh are exactly 1."""
+
+
+def _near_one(lack: Array, p: Precision) -> Array:
+    """The standard deviation of evaluating 1 - lack for a lack of at least 0."""
+    return np.where(lack < SATURATED * p.unit, lack, ELEMENTARY * p.unit)
+
+
 def _sigmoid(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' is computed as a (1 - a)
-    value = ELEMENTARY * p.unit * a + p.tiny
+    value = a * _near_one(slope / np.maximum(a, p.tiny), p) + p.tiny
     return Bend(slope * (1 - 2 * a), value, np.hypot((1 - 2 * a) * value, 3 * p.unit * slope))
 
 
 def _tanh(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # f' is computed as 1 - a^2
-    value = ELEMENTARY * p.unit * np.abs(a) + p.tiny
+    value = np.abs(a) * _near_one(slope / (1 + np.abs(a)), p) + p.tiny
     return Bend(-2 * a * slope, value, np.hypot(2 * a * value, 3 * p.unit * slope))
 
 
@@ -120,7 +129,8 @@ def _silu(z: Array, a: Array, slope: Array, p: Precision) -> Bend:  # 1 - s canc
     s, bend = truth.FORMULAS["sigmoid"](z)
     size = 1 + np.abs(z)
     value = ELEMENTARY * p.unit * np.abs(a) + p.tiny * size
-    spread = ELEMENTARY * p.unit * s * size + p.tiny * size
+    lack = _near_one(bend / np.maximum(s, p.tiny), p)
+    spread = s * (ELEMENTARY * p.unit + lack * np.abs(z)) + p.tiny * size
     return Bend(bend * (2 + z * (1 - 2 * s)), value, spread)
 
 
