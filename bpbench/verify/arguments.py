@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,22 @@ from bpbench.network import Array
 from bpbench.verify.diagnose.probe import Probe
 
 WEIGHTS = {"out_in": "(n_out, n_in)", "in_out": "(n_in, n_out)"}
-SAMPLES = {"rows": "rows", "columns": "columns"}
+SAMPLES = {
+    "rows": "samples in rows",
+    "columns": "samples in columns",
+    "one vector": "one sample at a time, as a vector",
+    "one column": "one sample at a time, as a column",
+    "one row": "one sample at a time, as a row",
+}
 BIASES = {"flat": "(n,)", "row": "(1, n)", "column": "(n, 1)"}
+_BIAS_RANKS = {
+    "rows": ("flat", "row", "column"),
+    "columns": ("column", "flat", "row"),
+    "one vector": ("flat", "column", "row"),
+    "one column": ("column", "flat", "row"),
+    "one row": ("row", "flat", "column"),
+}
+"""The forms of b that go with each way of laying out samples, the likeliest first."""
 LABELS = {"as given": "", "flat": "y as (m,)", "classes": "y as class numbers"}
 
 
@@ -29,7 +43,8 @@ class Layout:
 
     Attributes:
         weights: "out_in" for W (n_out, n_in), "in_out" for (n_in, n_out).
-        samples: "rows" or "columns" of x and y.
+        samples: "rows" or "columns" of x and y; "one vector", "one column" or "one row" for a
+            function of a single sample, whose gradients are then averaged over the batch.
         biases: "flat" (n,), "row" (1, n) or "column" (n, 1).
         labels: y "as given", "flat" (m,) for one output, or "classes": numbers instead of one-hot.
     """
@@ -40,7 +55,7 @@ class Layout:
     labels: str = "as given"
 
     def __str__(self) -> str:
-        parts = [f"W {WEIGHTS[self.weights]}", f"samples in {SAMPLES[self.samples]}"]
+        parts = [f"W {WEIGHTS[self.weights]}", SAMPLES[self.samples]]
         parts += [f"b {BIASES[self.biases]}"]
         return ", ".join([*parts, *([LABELS[self.labels]] if LABELS[self.labels] else [])])
 
@@ -58,29 +73,51 @@ class Layout:
         return W, b, self._samples(x), self._samples(y)
 
     def _samples(self, array: Array) -> Array:
-        return np.array(array.T if self.samples == "columns" else array, order="C")
+        if self.samples == "one vector":
+            return array.reshape(-1)
+        return np.array(array.T if self.columns else array, order="C")
+
+    @property
+    def columns(self) -> bool:
+        """Whether a sample is a column."""
+        return self.samples in ("columns", "one column")
+
+    @property
+    def single(self) -> bool:
+        """Whether the function takes one sample at a time."""
+        return self.samples.startswith("one")
 
 
 def layouts(
     probe: Probe, weights: str | None, samples: str | None, labels: str | None
-) -> Iterator[Layout]:
-    """The layouts that may be meant, the likeliest first, within what the caller has said."""
+) -> list[Layout]:
+    """The layouts of whole batches that may be meant, the likeliest first.
+
+    Args:
+        weights, samples, labels: what the caller has said; None where not.
+    """
     kinds = [labels] if labels else ["as given"]
     if not labels and probe.network.sizes[-1] == 1:
         kinds.append("flat")
     if not labels and probe.network.loss == "cross_entropy":
         kinds.append("classes")
+    found = []
     for kind in kinds:
-        for form in ("natural", "flat", "other"):
-            for w in [weights] if weights else list(WEIGHTS):
-                for s in [samples] if samples else list(SAMPLES):
-                    natural = "column" if s == "columns" else "flat"
-                    other = "row" if s == "rows" else "row"
-                    biases = {"natural": natural, "flat": "flat", "other": other}[form]
-                    if form == "flat" and natural == "flat":
-                        biases = "column"
-                    if form == "natural" or probe.b:
-                        yield Layout(w, s, biases, kind)
+        for rank in range(3 if probe.b else 1):
+            for s in [samples] if samples else ["rows", "columns"]:
+                for w in [weights] if weights else list(WEIGHTS):
+                    found.append(Layout(w, s, _BIAS_RANKS[s][rank], kind))
+    return found
+
+
+def single_layouts(
+    probe: Probe, weights: str | None, samples: str | None, labels: str | None
+) -> list[Layout]:
+    """The layouts of functions that take one sample at a time."""
+    if samples not in (None, "one vector", "one column", "one row"):
+        return []
+    kinds = [samples] if samples else ["one vector", "one column"]
+    return [layout for kind in kinds for layout in layouts(probe, weights, kind, labels)]
 
 
 # ── Names of parameters ────────────────────────────────────────────────────────────────────────

@@ -19,8 +19,8 @@ import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify import truth
-from bpbench.verify.arguments import Layout, bind, layouts
-from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.arguments import Layout, bind, layouts, single_layouts
+from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.findings import Finding
 from bpbench.verify.results import Expected, Returned, sort_out
 
@@ -55,10 +55,7 @@ class Reply:
     @property
     def whole(self) -> bool:
         """Whether every gradient can be looked at, whatever else was wrong."""
-        return self.answer is not None and not any(
-            array is None for array in (*self.answer.W, *self.answer.b)
-        )
-
+        return self.answer is not None and all(map(usable, (*self.answer.W, *self.answer.b)))
 
     def same_as(self, other: Reply) -> bool:
         """Whether both gave the very same gradients."""
@@ -70,6 +67,10 @@ class Reply:
                 (*self.answer.W, *self.answer.b), (*other.answer.W, *other.answer.b), strict=True
             )
         )
+
+
+Tried = tuple[tuple[float, ...], Layout, Reply]
+"""How well a layout worked, the layout, and what came of it."""
 
 
 class Caller:
@@ -100,26 +101,31 @@ class Caller:
         Returns:
             what came of the best layout.
         """
-        best: list[tuple[tuple[float, ...], Layout, Reply]] = []
-        possible: set[Layout] | None = None
+        best = self._try(probes, layouts(probes[0], weights, samples, labels))
+        answer = best[2].answer
+        if answer is None or not any(map(usable, answer.W)):
+            alone = single_layouts(probes[0], weights, samples, labels)
+            best = max(best, self._try(probes, alone), key=lambda one: one[0]) if alone else best
+        _, self.layout, reply = best
+        return reply
+
+    def _try(self, probes: Sequence[Probe], possible: Sequence[Layout]) -> Tried:
+        """The best of some layouts: the first probe on which one works decides."""
+        best: list[Tried] = []
         for probe in probes:
             tried = []
-            for layout in layouts(probe, weights, samples, labels):
-                if possible is not None and layout not in possible:
-                    continue
+            for layout in possible:
                 self.layout = layout
                 reply = self._ask_once(probe)
                 tried.append((_score(reply), layout, reply))
-            best += tried
-            worked = [layout for _, layout, reply in tried if reply.clean]
+            worked = [one for one in tried if one[2].clean]
             if worked:
-                possible = set(worked)
-                best = [one for one in tried if one[2].clean]
-                sides = {(layout.weights, layout.samples) for layout in worked}
-                if len(sides) == 1:
+                best, possible = worked, [layout for _, layout, _ in worked]
+                if len({(layout.weights, layout.samples) for layout in possible}) == 1:
                     break
-        score, self.layout, reply = max(best, key=lambda one: one[0])
-        return reply
+            elif not best or not best[0][2].clean:
+                best += tried
+        return max(best, key=lambda one: one[0])
 
     def ask(self, probe: Probe) -> Reply:
         """Ask a probe, twice if the function is quick, and a third time if the answers differ."""
@@ -136,7 +142,8 @@ class Caller:
         third = self._ask_once(probe)
         if third.answer is None or not third.whole:
             return first
-        growth, again = _difference(second.answer, first.answer), _difference(third.answer, second.answer)
+        growth = _difference(second.answer, first.answer)
+        again = _difference(third.answer, second.answer)
         if _same(growth, again) and any(g.any() for g in growth.W):
             say = (
                 "the same arguments give more each time: every call adds its gradients to those of "
@@ -152,35 +159,68 @@ class Caller:
         return replace(first, problems=(*first.problems, _other(say)))
 
     def _ask_once(self, probe: Probe) -> Reply:
+        if not self.layout.single:
+            return self._call(probe)
+        each = [
+            self._call(replace(probe, x=probe.x[i : i + 1], y=probe.y[i : i + 1]))
+            for i in range(probe.samples)
+        ]
+        bad = next((reply for reply in each if not reply.whole), None)
+        if bad is not None:
+            return replace(bad, probe=probe)
+        return replace(
+            each[0], probe=probe, answer=_mean([r.answer for r in each if r.answer is not None])
+        )
+
+    def _call(self, probe: Probe) -> Reply:
         given = self.layout.give(probe, self.dtype)
         W, b, x, y = given
         kept = [array.copy() for array in (*W, *b, x, y)]
+        lists = list(W), list(b)
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                lists = list(W), list(b)
                 value = self.function(*lists, x, y)
-                expected = Expected(
-                    tuple(w.shape for w in kept[: len(W)]), tuple(map(len, probe.b)),
-                    probe.samples, self.layout.samples == "columns",
-                )  # fmt: skip
-                returned = sort_out(value, expected)
-        except Exception as error:  # whatever somebody's code raises is a finding about that code
+        except Exception as error:  # noqa: BLE001  # what somebody's code raises is a finding
             line, place = _line(error)
             say = f"on {probe} the function raises {type(error).__name__}: {error}{place}"
             return Reply(probe, None, (Finding("raises", None, None, say),), True, line)
+        expected = Expected(
+            tuple(w.shape for w in kept[: len(W)]), tuple(map(len, probe.b)),
+            probe.samples, self.layout.columns,
+        )  # fmt: skip
+        returned = sort_out(value, expected)
         now = [np.asarray(v) for v in (*lists[0][: len(W)], *lists[1][: len(b)], x, y)]
         changed = _changed(kept, now, len(W), len(b), returned)
-        answer = self._answer(returned)
-        problems = (*changed, *returned.problems)
+        answer = self._answer(probe, returned)
         return Reply(
-            probe, answer if returned.usable else None, problems, dtypes=returned.dtypes
+            probe,
+            answer if returned.usable else None,
+            (*changed, *returned.problems),
+            dtypes=returned.dtypes,
         )
 
-    def _answer(self, returned: Returned) -> Answer:
+    def _answer(self, probe: Probe, returned: Returned) -> Answer:
         turn = self.layout.weights == "in_out"
-        W = tuple(None if w is None else np.array(w.T if turn else w) for w in returned.W)
-        return Answer(W, returned.b, returned.loss)
+        W = tuple(
+            np.full_like(like, np.nan) if w is None else np.array(w.T if turn else w)
+            for w, like in zip(returned.W, probe.W, strict=True)
+        )
+        b = tuple(
+            np.full_like(like, np.nan) if v is None else v
+            for v, like in zip(returned.b, probe.b, strict=True)
+        )
+        return Answer(W, b, returned.loss)
+
+
+def _mean(answers: Sequence[Answer]) -> Answer:
+    """The average of the answers for single samples."""
+    losses = [answer.loss for answer in answers if answer.loss is not None]
+    return Answer(
+        tuple(np.mean([a.W[i] for a in answers], axis=0) for i in range(len(answers[0].W))),
+        tuple(np.mean([a.b[i] for a in answers], axis=0) for i in range(len(answers[0].b))),
+        float(np.mean(losses)) if losses else None,
+    )
 
 
 def _other(say: str) -> Finding:
@@ -193,8 +233,8 @@ def _score(reply: Reply) -> tuple[float, ...]:
         return (-1.0, float(reply.progress), 0.0, 0.0)
     if reply.answer is None:
         return (0.0, 0.0, 0.0, 0.0)
-    usable = sum(array is not None for array in (*reply.answer.W, *reply.answer.b))
-    return (1.0, float(usable), -float(len(reply.problems)), _likeness(reply))
+    whole = sum(map(usable, (*reply.answer.W, *reply.answer.b)))
+    return (1.0, float(whole), -float(len(reply.problems)), _likeness(reply))
 
 
 def _likeness(reply: Reply) -> float:
@@ -206,7 +246,7 @@ def _likeness(reply: Reply) -> float:
     ).gradients
     best = 0.0
     for found, right in zip((*answer.W, *answer.b), (*true.W, *true.b), strict=False):
-        if found is not None and found.any() and right.any():
+        if usable(found) and found.any() and right.any():
             cosine = float((found * right).sum()) / float(
                 np.linalg.norm(found) * np.linalg.norm(right)
             )

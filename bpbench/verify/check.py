@@ -58,7 +58,8 @@ def check(
             (X, labels; W1, b1, W2, b2; params) may come in any order.
         weights: "out_in" where W is (n_out, n_in), "in_out" where it is (n_in, n_out); found out by
             itself where not given.
-        samples: "rows" or "columns" of x and y; found out by itself.
+        samples: "rows" or "columns" of x and y; "one vector", "one column" or "one row" for a
+            function of one sample at a time, whose gradients are averaged; found out by itself.
         labels: "as given", "flat" for y of shape (m,), "classes" for class numbers instead of
             one-hot rows; found out by itself.
         l2: the gradients are those of a loss with 0.5 * l2 * sum of W^2 added.
@@ -85,7 +86,8 @@ def check(
     how = "as given" if weights and samples else "found out by trying"
     subject = f"{name} on {network}; {caller.layout} ({how})"
     if settled.answer is None:
-        return Report(WRONG, subject, once(settled.problems))
+        alone = _alone(caller, network, (weights, samples, labels), seed)
+        return Report(WRONG, subject, once([*alone, *settled.problems]))
     others = [ask(caller, generic)]
     if not others[0].ran and network.sizes[-1] == 1:
         others = [ask(caller, probes.generic(network, seed, l2, outputs=1))]
@@ -135,6 +137,24 @@ def _own_case(
 
 VAGUE = ("raises", "wrong shape")
 """What comes after the causes, if they are found on networks where the function does run."""
+
+def _alone(
+    caller: Caller, network: MLP, given: tuple[str | None, str | None, str | None], seed: int
+) -> list[Finding]:
+    """What it tells that a function, which fails with several samples, works with one."""
+    reply = caller.settle([probes.draw(network, 1, seed, 0.0, "one sample")], *given)
+    if not reply.clean:
+        return []
+    if network.sizes[-1] == 1:
+        say = (
+            "the function works with one sample but not with several: likely an array of shape "
+            "(m,) meets one of (m, 1), which makes one of (m, m). Reshape y to (m, 1)"
+        )
+        last = network.layers - 1
+        return [Finding("y of shape (m,) against (m,1)", last, "delta", say, certain=False)]
+    say = "the function works with one sample but not with several"
+    return [Finding("one sample only", None, None, say)]
+
 
 # ── The report ─────────────────────────────────────────────────────────────────────────────────
 

@@ -19,7 +19,7 @@ from bpbench.verify.calling import Caller, Reply
 from bpbench.verify.comparison import compare
 from bpbench.verify.diagnose import Diagnosis, diagnose
 from bpbench.verify.diagnose import probe as probes
-from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.findings import (
     REDUCED_PRECISION,
     RIGHT,
@@ -30,7 +30,7 @@ from bpbench.verify.findings import (
     TensorError,
 )
 from bpbench.verify.losses import judge_losses
-from bpbench.verify.tolerance import tolerance
+from bpbench.verify.tolerance import standard_deviations
 from bpbench.verify.verdict import judge
 
 DIGITS_LOST = {"float64": 1e-13, "float32": 3e-5}
@@ -101,10 +101,8 @@ def _judged(reply: Reply, dtype: str) -> Report:
     )
     nothing: Any = None
     found = Backpropagation(nothing, nothing, nothing, nothing, whole, nothing)
-    report = judge(
-        probe.network, probe.parameters, probe.x, probe.y, found, dtype, l2=probe.l2
-    )
-    if any(array is None for array in (*answer.W, *answer.b)):
+    report = judge(probe.network, probe.parameters, probe.x, probe.y, found, dtype, l2=probe.l2)
+    if not reply.whole:
         return replace(report, verdict=WRONG)
     if report.verdict == REDUCED_PRECISION:  # a person's formulas are meant to be exact
         report = replace(report, verdict=WRONG, tensors=_errors(probe, whole, dtype))
@@ -115,22 +113,23 @@ def _judged(reply: Reply, dtype: str) -> Report:
 
 def _errors(probe: Probe, found: Gradients[Array], dtype: str) -> tuple[TensorError, ...]:
     """The errors of gradients in standard deviations of the claimed dtype's rounding."""
-    exact = probe.parameters.astype(dtype)
-    x, y = probe.x.astype(dtype), probe.y.astype(dtype)
-    allowed = tolerance(probe.network, exact, x, y, None, probe.l2, dtype)
-    sigmas = allowed.sigmas()
+    given = (probe.network, probe.parameters.astype(dtype), probe.x.astype(dtype))
+    y = probe.y.astype(dtype)
+    true = truth.backpropagate(*given, y, l2=probe.l2, dtype=truth.precision_above(dtype))
+    sigmas = standard_deviations(*given, y, l2=probe.l2, dtype=dtype)
     errors = []
-    for name, values, true in (
-        ("dW", found.W, allowed.true.gradients.W), ("db", found.b, allowed.true.gradients.b),
-    ):  # fmt: skip
-        for layer, (value, right) in enumerate(zip(values, true, strict=True)):
-            errors.append(compare((name, layer), value, right, sigmas[name, layer], dtype))
+    for name, kind in (("dW", "W"), ("db", "b")):
+        values, right, allowed = (
+            getattr(g, kind) for g in (found, true.gradients, sigmas.gradients)
+        )
+        for layer, value in enumerate(values):
+            errors.append(compare((name, layer), value, right[layer], allowed[layer], dtype))
     return tuple(errors)
 
 
-def _cast(found: Array | None, true: Array, dtype: str) -> Array:
+def _cast(found: Array, true: Array, dtype: str) -> Array:
     """An array in the claimed dtype; the truth stands in for one that cannot be looked at."""
-    return np.asarray(true if found is None else found, dtype)
+    return np.asarray(found if usable(found) else true, dtype)
 
 
 def once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -190,7 +189,7 @@ def _telling(family: Family) -> list[Reply]:
 def _diagnosed(
     asked: Sequence[Probe], answers: Sequence[Answer], dtype: str
 ) -> tuple[Diagnosis, list[Finding]]:
-    """The diagnosis; where it is not complete, the one that allows for lost precision, if better."""
+    """The diagnosis, or the one that allows for lost precision where that explains more."""
     exact = diagnose(asked, answers, dtype)
     rounded = any(finding.mistake == FLOAT32 for finding in exact.findings)
     if dtype == "float64" and (rounded or not exact.complete) and exact.cost > 1.5:
@@ -232,19 +231,24 @@ def ignored(caller: Caller, reply: Reply) -> list[Finding]:
         ("x", None, "x", replace(probe, x=probe.x + rng.standard_normal(probe.x.shape))),
         ("y", None, "y", replace(probe, y=1 - other if np.allclose(other, probe.y) else other)),
     ]
-    for name in ("W", "b"):
-        for layer, array in enumerate(getattr(probe, name)):
-            moved = list(getattr(probe, name))
-            moved[layer] = array + 0.1 * rng.standard_normal(array.shape)
-            changed = replace(probe, **{name: tuple(moved)})
-            trials.append((f"{name}[{layer}]", layer, name, changed))
-    for place, layer, tensor, changed in trials:
-        again = caller.ask(changed)
-        if reply.same_as(again):
+    for layer in range(len(probe.W)):
+        trials.append((f"W[{layer}]", layer, "W", replace(probe, W=_moved(probe.W, layer, rng))))
+        if probe.b:
+            trials.append(
+                (f"b[{layer}]", layer, "b", replace(probe, b=_moved(probe.b, layer, rng)))
+            )
+    for place, at, tensor, changed in trials:
+        if reply.same_as(caller.ask(changed)):
             say = f"what the function returns does not depend on {place}"
             say += ": it uses an array of its own, or none. Use the arguments"
-            found.append(Finding("arguments ignored", layer, tensor, say))
+            found.append(Finding("arguments ignored", at, tensor, say))
     return found
+
+
+def _moved(arrays: tuple[Array, ...], layer: int, rng: np.random.Generator) -> tuple[Array, ...]:
+    """The arrays with those of one layer changed."""
+    changed = arrays[layer] + 0.1 * rng.standard_normal(arrays[layer].shape)
+    return (*arrays[:layer], changed, *arrays[layer + 1 :])
 
 
 # ── Special places ─────────────────────────────────────────────────────────────────────────────
@@ -285,8 +289,8 @@ def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:
         what = "gradients are nan" if broken else "the loss is nan or infinite"
     tensor = "loss" if what.startswith("the loss") else "delta"
     say = (
-        f"layer {last} (the output): where a probability is exactly 0 or 1, {what}; everywhere else "
-        "this does not show. Use log-softmax, or the logits' form, whose delta is a - y. Certain"
+        f"layer {last} (the output): where a probability is exactly 0 or 1, {what}; this shows "
+        "nowhere else. Use log-softmax, or the logits' form, whose delta is a - y. Certain"
     )
     return [Finding("log of a saturated probability", last, tensor, say)]
 

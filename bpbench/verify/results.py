@@ -216,7 +216,7 @@ def _fit(W: Sequence[Any], b: Sequence[Any], expected: Expected) -> int:
 
 def _shape(value: Any) -> tuple[int, ...]:
     try:
-        return to_numpy(value).shape
+        return tuple(to_numpy(value).shape)
     except (TypeError, ValueError):
         return (-1,)
 
@@ -283,9 +283,7 @@ def _checked(parts: _Parts, expected: Expected) -> Returned:
     loss = None
     if parts.loss is not None:
         loss = float(to_numpy(parts.loss).astype(np.float64).reshape(-1)[0])
-    return Returned(
-        tuple(W), tuple(b), loss, tuple(problems), backwards, frozenset(dtypes)
-    )
+    return Returned(tuple(W), tuple(b), loss, tuple(problems), backwards, frozenset(dtypes))
 
 
 def _numbers(
@@ -324,9 +322,9 @@ def _weights(
         )
         return array.T
     say = f"dW[{layer}] has shape {array.shape}; expected {shape}, that of W[{layer}]"
-    m, out, n_in = expected.samples, int(shape[0] != 1), max(shape)
-    rows = (m, n_in) if out == 0 else (n_in, m)
-    if layer == expected.layers - 1 and 1 in shape and m > 1 and array.shape == rows:
+    m = expected.samples
+    broadcast = tuple(m if n == 1 else n for n in shape)
+    if layer == expected.layers - 1 and shape != broadcast == array.shape and m > 1:
         say += ". It has a row for each sample: (m, 1) - (m,) is (m, m); reshape y to (m, 1)"
         problems.append(Finding("y of shape (m,) against (m,1)", layer, "dW", say))
     else:
@@ -347,6 +345,8 @@ def _biases(
         return np.full(n, float(array.reshape(())))
     if array.shape == ((n, m) if expected.columns else (m, n)):
         say = f"{text}: it is not summed over the samples. Sum delta over the samples"
+        if expected.columns:
+            say += ' (a function of one sample at a time: check with samples="one column")'
         problems.append(Finding("db not summed over the samples", layer, "db", say))
         return np.asarray(array.sum(axis=1 if expected.columns else 0))
     if array.shape in ((m,), (m, 1), (1, m)):

@@ -2,7 +2,7 @@
 
 ``probe`` chooses networks on which mistakes can be told apart; ``readings`` and ``hypotheses`` hold
 the wrong formulas that people write, ``fits`` names the factor by which one of them fits;
-``layerwise`` explains one layer, ``chains`` all of them from the output back, ``diagnosis`` the whole.
+``layerwise`` explains one layer, ``chains`` all of them from the output back, ``diagnosis`` all.
 """
 
 from bpbench.verify.diagnose.diagnosis import Diagnosis, diagnose

@@ -61,7 +61,7 @@ REMEDIES: dict[str, str] = {
     "error sent back without f'": "send delta back, which has f' in it",
     "delta of another layer": "use the delta of the layer just above",
     "W missing on the way back": "multiply delta by W of the layer above",
-    "averaged over the samples on the way back": "each sample has its own delta; sum only in dW, db",
+    "averaged over the samples on the way back": "sum over the samples only in dW and db",
     # dW
     "dW transposed": "swap the two sides of the outer product",
     "wrong activation in dW": "use the layer's input a_{l-1}",

@@ -1,7 +1,7 @@
 """Which few mistakes, taken together, explain all that was found? From the output back.
 
-A ``Chain`` is one explanation of everything from the output down to some layer. Each layer is judged
-on the delta that was really handed down to it; the chain with the fewest mistakes is the best.
+A ``Chain`` is one explanation of everything from the output down to some layer. Each layer is
+judged on the delta that was really handed down to it; the chain of fewest mistakes is the best.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Is a delta a sum of a few known terms, with weights that are nobody's guess?
 
-Some mistakes have a number in them that cannot be known beforehand: a learning rate, an epsilon, the
-coefficients of a wrong derivative. Their terms are fitted together; the same weights must explain
-every probe.
+Some mistakes have a number in them that cannot be known beforehand: a learning rate, an epsilon,
+the coefficients of a wrong derivative. Their terms are fitted together; the same weights must
+explain every probe.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bpbench.network import Array
 from bpbench.verify.diagnose.chains import Arrays, Case, Chain, Mistake
 from bpbench.verify.diagnose.evidence import LayerEvidence
 from bpbench.verify.diagnose.hypotheses import loss_slope, times_slope
-from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.probe import Probe, usable
 from bpbench.verify.diagnose.readings import Reading
 
 
@@ -92,7 +92,7 @@ def _hidden(case: Case, chain: Chain, layer: int) -> Iterator[Terms]:
             "came back through it"
         )
 
-    if any(answer.W[layer + 1] is None for answer in case.answers):
+    if not all(usable(answer.W[layer + 1]) for answer in case.answers):
         return
     yield Terms("W already updated", _each(case, chain, updated), read)
 

@@ -2,7 +2,7 @@
 
 First the forward pass, from the input up: where a layer has more inputs than there are samples, dW
 shows which input was used, whatever delta was. Then delta, dW and db, from the output back
-(``chains``). What is found is said with how sure it is; where nothing fits, only where and how large.
+(``chains``). What is found is said with how sure it is; where nothing fits, only its place.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bpbench.verify.diagnose.catalogue import remedy
 from bpbench.verify.diagnose.chains import UNKNOWN, Arrays, Case, Chain, Mistake, follow
 from bpbench.verify.diagnose.evidence import aligned
 from bpbench.verify.diagnose.layerwise import evidence_of, explain_layer, right_delta
-from bpbench.verify.diagnose.probe import Answer, Probe, batch_of
+from bpbench.verify.diagnose.probe import Answer, Probe, batch_of, usable
 from bpbench.verify.diagnose.readings import Change
 from bpbench.verify.findings import Finding
 
@@ -70,8 +70,10 @@ def diagnose(
     )
     chains = _explain(case)
     best = chains[0]
-    if best.cost > 2.5 and _holds_parameters(best) and (returned := _returned(case, best.cost)) is not None:
-        return returned
+    if best.cost > 2.5 and _holds_parameters(best):
+        returned = _returned(case, best.cost)
+        if returned is not None:
+            return returned
     others = [
         chain
         for chain in chains[1:]
@@ -88,9 +90,7 @@ def _without_dust(probe: Probe, answer: Answer) -> Answer:
         probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
     ).gradients
 
-    def clean(found: Array | None, true: Array) -> Array | None:
-        if found is None:
-            return None
+    def clean(found: Array, true: Array) -> Array:
         dust = np.abs(found).max(initial=0) < 1e-13 * np.abs(true).max(initial=0)
         return np.zeros_like(found) if dust else found
 
@@ -198,7 +198,7 @@ def _changes(case: Case, layer: int) -> Iterator[Change]:
 
 def _telling(case: Case, layer: int) -> bool:
     """Whether a layer's dW tells of its inputs at all: whether some probe has fewer samples."""
-    return all(answer.W[layer] is not None for answer in case.answers) and any(
+    return all(usable(answer.W[layer]) for answer in case.answers) and any(
         probe.samples < probe.network.sizes[layer] for probe in case.probes
     )
 
@@ -232,7 +232,7 @@ def _decay(case: Case, layer: int, inputs: Arrays) -> Array | None:
     """The multiple of W in a layer's dW, (P,); None where it cannot be told."""
     if not all(p.samples < p.network.sizes[layer] for p in case.probes):
         return None
-    if any(answer.W[layer] is None for answer in case.answers):
+    if not all(usable(answer.W[layer]) for answer in case.answers):
         return None
     found = [
         _left_over(probe, answer, layer, below)
@@ -298,12 +298,13 @@ def _changed_hidden(case: Case) -> Iterator[Chain]:
 
 
 def _only_factors(case: Case, chain: Chain, layer: int) -> list[Chain]:
-    """``explain_layer`` for a guessed forward pass: given up where the output's delta is not right
-    but for a factor, or where something stays unknown.
+    """``explain_layer`` for a guessed forward pass: given up where neither dW nor db of the output
+    is right but for a factor, or where something stays unknown.
     """
-    if layer == case.layers - 1 and all(a.W[layer] is not None for a in case.answers):
+    if layer == case.layers - 1 and all(usable(a.W[layer]) for a in case.answers):
         right, _ = right_delta(case, chain, layer)
-        if evidence_of(case, chain, layer).proportional(right) is None:
+        evidence = evidence_of(case, chain, layer)
+        if evidence.proportional(right) is None and not any(evidence.exact(right)):
             return []
     return [longer for longer in explain_layer(case, chain, layer) if not longer.unknown]
 
@@ -324,8 +325,8 @@ def _returned(case: Case, cost: float) -> Diagnosis | None:
     answers = tuple(
         replace(
             answer,
-            W=tuple(map(_taken, probe.W, answer.W)),
-            b=tuple(map(_taken, probe.b, answer.b)),
+            W=tuple(w - g for w, g in zip(probe.W, answer.W, strict=True)),
+            b=tuple(v - g for v, g in zip(probe.b, answer.b, strict=True)),
         )
         for probe, answer in zip(case.probes, case.answers, strict=True)
     )
@@ -341,10 +342,6 @@ def _returned(case: Case, cost: float) -> Diagnosis | None:
     return Diagnosis(
         tuple(_findings(moved, chain, [])), chain.readings, not chain.unknown, chain.cost + 1
     )
-
-
-def _taken(parameter: Array, returned: Array | None) -> Array | None:
-    return None if returned is None else parameter - returned
 
 
 # ── From mistakes to sentences ─────────────────────────────────────────────────────────────────
@@ -392,7 +389,7 @@ def _ratios(case: Case, chain: Chain, mistake: Mistake) -> str:
     layer = mistake.layer
     found, right = [], []
     for i, answer in enumerate(case.answers):
-        if answer.W[layer] is None:
+        if not usable(answer.W[layer]):
             return ""
         delta = _expected(case, chain, layer, i)
         below = chain.inputs[layer][i]
@@ -403,10 +400,10 @@ def _ratios(case: Case, chain: Chain, mistake: Mistake) -> str:
             found.append(answer.W[layer].ravel())
             right.append((delta.T @ below + case.probes[i].l2 * case.probes[i].W[layer]).ravel())
     f, r = np.concatenate(found), np.concatenate(right)
-    usable = np.abs(r) > 1e-9 * np.abs(r).max(initial=0)
-    if not usable.any():
+    clear = np.abs(r) > 1e-9 * np.abs(r).max(initial=0)
+    if not clear.any():
         return ""
-    low, quarter, middle, three, high = np.quantile(f[usable] / r[usable], (0, 0.25, 0.5, 0.75, 1))
+    low, quarter, middle, three, high = np.quantile(f[clear] / r[clear], (0, 0.25, 0.5, 0.75, 1))
     return (
         f". Found / right, entry by entry: from {low:.3g} to {high:.3g}, half of them between "
         f"{quarter:.3g} and {three:.3g}, median {middle:.3g}"

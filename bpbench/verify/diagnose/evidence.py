@@ -63,7 +63,7 @@ class LayerEvidence:
         tolerance: the largest deviation that rounding explains, as a share of the largest entry.
     """
 
-    dW: tuple[Array, ...]
+    dW: tuple[Array, ...]  # noqa: N815  # as the document writes it
     db: tuple[Array, ...]
     below: tuple[Array, ...]
     quantities: Quantities
@@ -76,15 +76,15 @@ class LayerEvidence:
 
     def exact(self, deltas: Sequence[Array]) -> tuple[bool, bool]:
         """Whether dW, and db, are right for these deltas (m, n_out), one for each probe."""
-        rightW = all(
+        right_W = all(
             self._close(found, delta.T @ below)
             for found, delta, below in zip(self.dW, deltas, self.below, strict=True)
         )
-        rightb = all(
+        right_b = all(
             self._close(found, delta.sum(axis=0))
             for found, delta in zip(self.db, deltas, strict=False)
         )
-        return rightW, rightb
+        return right_W, right_b
 
     def _close(self, found: Array, predicted: Array) -> bool:
         size = max(np.abs(predicted).max(initial=0), np.abs(found).max(initial=0))
@@ -151,7 +151,7 @@ class LayerEvidence:
     ) -> list[Explanation]:
         found = []
         fitting = np.all([f.miss <= self.tolerance for f in fits], axis=0)
-        for k in np.flatnonzero(fitting):
+        for k in map(int, np.flatnonzero(fitting)):
             factors = np.array([f.factor[k] for f in fits])
             own = tuple(v[k] for v in values)
             for reading in self.read(factors, tensor):

@@ -70,7 +70,8 @@ def sketch(columns: int) -> Array | None:
     """
     if columns <= SKETCH:
         return None
-    return np.random.default_rng(columns).standard_normal((columns, SKETCH)) / np.sqrt(columns)
+    mix = np.random.default_rng(columns).standard_normal((columns, SKETCH))
+    return np.asarray(mix / np.sqrt(columns))
 
 
 # ── What is a factor? ──────────────────────────────────────────────────────────────────────────
@@ -90,7 +91,7 @@ class Factor:
 
 
 Quantities = Mapping[str, Array]
-"""What a factor may be made of, with its value in each probe: "m", "n_L", "n_out", "n_in", "n_1"."""
+"""What a factor may be made of, with its value in each probe: m, n_L, n_out, n_in, n_1."""
 
 _WORDS = {
     "m": "the number of samples",

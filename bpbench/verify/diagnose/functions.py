@@ -80,7 +80,8 @@ def _twice(f: Function) -> Function:
     def function(z: Array) -> tuple[Array, Array | None]:
         inner, inner_slope = f(z)
         outer, outer_slope = f(inner)
-        assert inner_slope is not None and outer_slope is not None
+        assert inner_slope is not None
+        assert outer_slope is not None
         return outer, outer_slope * inner_slope
 
     return function

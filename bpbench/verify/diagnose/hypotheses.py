@@ -156,10 +156,10 @@ def loss_slope(probe: Probe, reading: Reading) -> Array:
     o, y, m = reading.a[-1], probe.y, probe.samples
     with np.errstate(all="ignore"):
         if probe.network.loss == "binary_cross_entropy":
-            return (o - y) / (o * (1 - o)) / m
+            return np.asarray((o - y) / (o * (1 - o)) / m)
         if probe.network.loss == "cross_entropy":
-            return -y / o / m
-    return (o - y) / m
+            return np.asarray(-y / o / m)
+    return np.asarray((o - y) / m)
 
 
 def times_slope(reading: Reading, error: Array) -> Array:
@@ -167,8 +167,8 @@ def times_slope(reading: Reading, error: Array) -> Array:
     slope = reading.slope(-1)
     a = reading.a[-1]
     if slope is None:
-        return a * (error - (error * a).sum(axis=1, keepdims=True))
-    return error * slope
+        return np.asarray(a * (error - (error * a).sum(axis=1, keepdims=True)))
+    return np.asarray(error * slope)
 
 
 def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
@@ -212,8 +212,8 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
         say = "the two terms of the cross-entropy's derivative have the same sign"
         yield _guess("sign inside the cross-entropy", say, (-y * (1 - o) - (1 - y) * o) / m)
         for guess in slopes(probe, reading, layer, error):
-            if guess.mistakes and guess.mistakes[0][0] not in ("output f' missing",):
-                (name, say), *_ = guess.mistakes
+            if guess.mistakes and guess.mistakes[0][0] != "output f' missing":
+                say = guess.mistakes[0][1]
                 yield _guess(cancels, f"a - y is multiplied by f', which cancels ({say})",
                              error * guess.value)  # fmt: skip
         for guess in slopes(probe, reading, layer, slope):
@@ -235,7 +235,7 @@ def _squared_errors(probe: Probe, reading: Reading) -> Iterator[Guess]:
     hard = np.eye(o.shape[1])[o.argmax(axis=1)]
     wrong = (
         ("sign of y", "the error is a + y, not a - y", o + y),
-        ("loss for its derivative", "the squared error itself is sent back", (o - y) ** 2),
+        ("loss for its derivative", "the squared error itself is sent back", (o - y) ** 2 / 2),
         ("absolute error's derivative", "only the sign of a - y is sent back", np.sign(o - y)),
         ("predictions rounded", "the error is that of the rounded output", np.round(o) - y),
         ("predictions rounded", "the error is that of the chosen class", hard - y),
@@ -378,7 +378,7 @@ def hidden_deltas(
 
 
 def inputs(probe: Probe, reading: Reading, layer: int) -> Iterator[Guess]:
-    """What may stand in the place of a layer's input in its dW, (m, n_{l-1}), the right one first."""
+    """What may stand in the place of a layer's input in its dW, (m, n_in); the right one first."""
     wrong = "wrong activation in dW"
     width = probe.network.sizes[layer]
     yield Guess((), probe.x if layer == 0 else reading.a[layer - 1])
@@ -420,15 +420,15 @@ def inputs(probe: Probe, reading: Reading, layer: int) -> Iterator[Guess]:
         yield _guess("layer's input changed in dW", say.format("centred over the samples"), centred)
 
 
-def weight_gradients(delta: Array, below: Array) -> Iterator[Guess]:
-    """Wrong ways of making dW, (n_l, n_{l-1}), from the right delta and input."""
-    dW = delta.T @ below
+def weight_gradients(delta: Array, below: Array, decay: Array) -> Iterator[Guess]:
+    """Wrong ways of making dW, (n_l, n_{l-1}), from the right delta, input and L2 term."""
+    dW = delta.T @ below + decay
     if dW.shape[0] == dW.shape[1]:
         yield _guess("dW transposed", "dW is the transpose of what it should be", dW.T)
     m, (n_out, n_in) = len(delta), dW.shape
     if m > 1:
         say = "delta and input are averaged over the samples before their product"
-        means = np.outer(delta.sum(axis=0), below.mean(axis=0))
+        means = np.outer(delta.sum(axis=0), below.mean(axis=0)) + decay
         yield _guess("averaged before the outer product", say, means)
     yield _guess("absolute value", "dW has lost its signs", np.abs(dW))
     yield _guess("sign of the gradient only", "dW is only the sign of the gradient", np.sign(dW))

@@ -18,12 +18,13 @@ from bpbench.verify.diagnose.chains import UNKNOWN, UNKNOWN_COST, Arrays, Case, 
 from bpbench.verify.diagnose.combinations import combinations
 from bpbench.verify.diagnose.evidence import Explanation, LayerEvidence, Mistakes
 from bpbench.verify.diagnose.hypotheses import Guess
+from bpbench.verify.diagnose.probe import usable
 
 
 def explain_layer(case: Case, chain: Chain, layer: int) -> list[Chain]:
     """The chain with ``layer`` explained, in every way that is worth following."""
     right, errors = right_delta(case, chain, layer)
-    if any(answer.W[layer] is None for answer in case.answers):
+    if not all(usable(answer.W[layer]) for answer in case.answers):
         return [chain.add(layer, [], 0.0, right, errors)]  # its form is wrong, and said to be
     evidence = evidence_of(case, chain, layer)
     if all(evidence.exact(right)):
@@ -39,12 +40,9 @@ def evidence_of(case: Case, chain: Chain, layer: int) -> LayerEvidence:
     dW = []
     for i, (probe, answer) in enumerate(zip(case.probes, case.answers, strict=True)):
         k = probe.l2 if decay is None else float(decay[i])
-        found = answer.W[layer]
-        assert found is not None
-        dW.append(found - k * probe.W[layer] if k else found)
-    found_b = [answer.b[layer] for answer in case.answers if answer.b]
-    db = tuple(b for b in found_b if b is not None)
-    if len(db) < len(found_b):
+        dW.append(answer.W[layer] - k * probe.W[layer] if k else answer.W[layer])
+    db = tuple(answer.b[layer] for answer in case.answers if answer.b)
+    if not all(map(usable, db)):
         db = ()  # its form is wrong, and said to be
     return LayerEvidence(tuple(dW), db, chain.inputs[layer], case.quantities(layer), case.tolerance)
 
@@ -100,6 +98,21 @@ def _said_decay(k: Array, l2: Array) -> str:
     return f"dW holds {found} times W, where the loss has {l2.max():.4g}"
 
 
+def _clipped(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> list[Guess] | None:
+    """The right arrays cut off at the largest size that was found; None where none is larger."""
+    limits = [float(np.abs(array).max(initial=0)) for array in found]
+    if not any(
+        np.abs(array).max(initial=0) > 1.000001 * limit
+        for array, limit in zip(right, limits, strict=True)
+    ):
+        return None
+    key = (("clipping", f"{tensor}'s entries stop at the same largest size"),)
+    return [
+        Guess(key, np.clip(array, -limit, limit))
+        for array, limit in zip(right, limits, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class _Option:
     """One way in which dW, or db, may have come about.
@@ -152,6 +165,7 @@ class _Layer:
     def _guesses(self) -> list[list[Guess]]:
         guesses = []
         implied, _ = self.evidence.implied()
+        clipped = _clipped("delta", implied, self.right) if implied is not None else None
         layers = self.case.layers
         for i, probe in enumerate(self.case.probes):
             reading = self.chain.readings[i]
@@ -164,12 +178,7 @@ class _Layer:
                     of_probe = list(
                         hypotheses.hidden_deltas(probe, reading, self.layer, deltas, errors)
                     )
-            if implied is not None:
-                limit = float(np.abs(implied[i]).max(initial=0))
-                say = "delta's entries stop at the same largest size"
-                clipped = np.clip(self.right[i], -limit, limit)
-                of_probe.append(Guess((("clipping", say),), clipped))
-            guesses.append(of_probe)
+            guesses.append(of_probe if clipped is None else [*of_probe, clipped[i]])
         return guesses
 
     def _at(self, mistakes: Mistakes, tensor: str) -> list[Mistake]:
@@ -183,12 +192,21 @@ class _Layer:
     ) -> Chain:
         return self.chain.add(self.layer, mistakes, cost, delta, self.errors, scale)
 
+    def _scale(self, factors: Array) -> Array | None:
+        """The factor of the whole gradient, L2 term and all, if there is one: that of delta, unless
+        the L2 term here is as it should be.
+        """
+        k, l2 = self.chain.decays[self.layer], self.case.probes[0].l2
+        if k is None or not l2 or np.allclose(k, l2, rtol=1e-6):
+            return self.chain.scale
+        return factors if self.chain.scale is None else self.chain.scale * factors
+
     # ── One wrong delta for dW and db ──────────────────────────────────────────────────────────
 
     def _joint(self, explanations: Sequence[Explanation]) -> Iterator[Chain]:
         """It is handed down as it is, or used in this layer only, or only its factor is."""
         for e in explanations:
-            scale = e.factors if self.chain.scale is None else self.chain.scale * e.factors
+            scale = self._scale(e.factors)
             decayed = self._decayed(scale)
             both = (*e.guess, *e.factor)
             cost = e.cost + len(decayed)
@@ -207,7 +225,7 @@ class _Layer:
         factors = self.evidence.proportional(self.right)
         if factors is None or self.evidence.read(factors, "delta"):
             return
-        scale = factors if self.chain.scale is None else self.chain.scale * factors
+        scale = self._scale(factors)
         shown = ", ".join(f"{f:.4g}" for f in factors)
         say = f"it has the right direction but not the right length ({shown} times)"
         found = self._at((("gradient normalised", say),), "delta")
@@ -230,35 +248,40 @@ class _Layer:
 
     def _options(self, explanations: Sequence[Explanation], tensor: str) -> list[_Option]:
         found = self.evidence.dW if tensor == "dW" else self.evidence.db
-        rightW, rightb = self.evidence.exact(self.right)
-        if rightW if tensor == "dW" else rightb:
+        right_W, right_b = self.evidence.exact(self.right)
+        if right_W if tensor == "dW" else right_b:
             return [RIGHT]
         if not any(array.any() for array in found):
             return [_Option(1.0, None, (), ((f"{tensor} zero", f"{tensor} is all zeros"),))]
         options = [
             _Option(e.cost, e.values if e.guess else None, e.guess, e.factor) for e in explanations
         ]
-        guesses = [self._array_guesses(i, tensor) for i in range(len(found))]
+        raw = found if tensor == "db" else tuple(a.W[self.layer] for a in self.case.answers)
         options += [
             _Option(e.cost + 0.05, None, (), (*e.guess, *e.factor))
-            for e in self.evidence.explain_array(found, guesses, tensor)
+            for e in self.evidence.explain_array(raw, self._array_guesses(raw, tensor), tensor)
         ]
         if tensor == "db":
             options += self._decayed_bias()
         return sorted(options, key=lambda option: option.cost)[:4]
 
-    def _array_guesses(self, i: int, tensor: str) -> list[Guess]:
-        delta, below = self.right[i], self.evidence.below[i]
-        if tensor == "dW":
-            guesses = list(hypotheses.weight_gradients(delta, below))
-            right, found = delta.T @ below, self.evidence.dW[i]
-        else:
-            b = self.case.probes[i].b[self.layer]
-            guesses = list(hypotheses.bias_gradients(delta, below, b))
-            right, found = delta.sum(axis=0), self.evidence.db[i]
-        limit = float(np.abs(found).max(initial=0))
-        say = f"{tensor}'s entries stop at the same largest size"
-        return [*guesses, Guess((("clipping", say),), np.clip(right, -limit, limit))]
+    def _array_guesses(self, found: Arrays, tensor: str) -> list[list[Guess]]:
+        guesses, right = [], []
+        for delta, below, probe in zip(
+            self.right, self.evidence.below, self.case.probes, strict=True
+        ):
+            if tensor == "dW":
+                decay = probe.l2 * probe.W[self.layer]
+                guesses.append(list(hypotheses.weight_gradients(delta, below, decay)))
+                right.append(delta.T @ below + decay)
+            else:
+                b = probe.b[self.layer]
+                guesses.append(list(hypotheses.bias_gradients(delta, below, b)))
+                right.append(delta.sum(axis=0))
+        clipped = _clipped(tensor, found, right)
+        if clipped is None:
+            return guesses
+        return [[*of_probe, clip] for of_probe, clip in zip(guesses, clipped, strict=True)]
 
     def _decayed_bias(self) -> list[_Option]:
         """db that holds a multiple of b."""

@@ -58,12 +58,17 @@ class Probe:
 class Answer:
     """What a function gave for a probe, in bpbench's layout: W (n_l, n_{l-1}), b (n_l,).
 
-    An array that cannot be looked at (of a wrong shape, or with nan) is None.
+    An array that cannot be looked at (for it came in a wrong shape, or with nan) is all nan.
     """
 
-    W: tuple[Array | None, ...]
-    b: tuple[Array | None, ...]
+    W: tuple[Array, ...]
+    b: tuple[Array, ...]
     loss: float | None = None
+
+
+def usable(array: Array) -> bool:
+    """Whether an array of an answer can be looked at."""
+    return bool(np.isfinite(array).all())
 
 
 _SPREAD = {"relu": 1.5, "leaky_relu": 1.5, "identity": 1.0, "sigmoid": 2.0, "tanh": 1.2}
@@ -110,10 +115,12 @@ def for_layouts(network: MLP, seed: int, l2: float = 0.0) -> Probe:
 
 
 def own_sizes(network: MLP, seed: int, l2: float = 0.0) -> list[Probe]:
-    """Probes of the caller's sizes with several batch sizes, below the number of inputs if possible."""
+    """Probes of the caller's sizes with several numbers of samples, the largest first; all but the
+    first below the number of inputs of every layer, if possible.
+    """
     least = min(network.sizes[:-1])
     batches = sorted({max(1, min(least - 1, 5)), max(1, min(least, 3)), 7}, reverse=True)
-    return [draw(network, m, seed + i, l2, "your own sizes") for i, m in enumerate(batches[::-1])]
+    return [draw(network, m, seed + i, l2, "your own sizes") for i, m in enumerate(batches)]
 
 
 def draw(network: MLP, samples: int, seed: int, l2: float, why: str) -> Probe:
@@ -168,8 +175,9 @@ def expected_outputs(network: MLP, samples: int, rng: np.random.Generator) -> Ar
 
 
 def _short(values: Array) -> Array:
-    """Rounded to 20 bits, so that float32 and float64 hold the same numbers."""
-    return values.astype(np.float32).astype(np.float64)
+    """Rounded to 24 bits, so that float32 and float64 hold the same numbers."""
+    short: Array = np.asarray(values, np.float32)
+    return short.astype(np.float64)
 
 
 def _liveliness(probe: Probe) -> float:

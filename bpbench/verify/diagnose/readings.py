@@ -1,7 +1,7 @@
 """How may a forward pass have been computed? The right way, and the wrong ways that are known.
 
-Gradients alone are looked at, so a wrong forward pass shows in what multiplies delta: if a layer has
-more inputs than there are samples, the rows of its dW lie in the span of the inputs that were used.
+Gradients alone are looked at, so a wrong forward pass shows in what multiplies delta: if a layer
+has more inputs than there are samples, the rows of its dW lie in the span of the inputs it used.
 """
 
 from __future__ import annotations
