@@ -164,7 +164,7 @@ def expected_outputs(network: MLP, samples: int, rng: np.random.Generator) -> Ar
     """
     n = network.sizes[-1]
     if network.loss == "cross_entropy":
-        return np.eye(n)[rng.permutation(np.arange(samples) % n)]
+        return np.asarray(np.eye(n)[rng.permutation(np.arange(samples) % n)])
     if network.loss == "binary_cross_entropy":
         return rng.permutation((np.arange(samples * n) % 2).astype(float)).reshape(samples, n)
     if network.output == "softmax":

@@ -1,0 +1,154 @@
+"""``bpbench check``: are the gradients of someone's own function right, and if not, why?"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import click
+
+from bpbench.cli import output
+from bpbench.cli.exits import FAILED, FINE
+from bpbench.cli.options import Name, common
+from bpbench.cli.verify import Sizes
+from bpbench.errors import UsageError, unknown
+from bpbench.network import LOSS_OUTPUTS, MLP, OUTPUT_ACTIVATIONS
+
+NAMES = (
+    "my_gradients", "gradients", "gradient", "compute_gradients", "backpropagate", "backprop",
+    "back_propagation", "backpropagation", "backward", "backward_pass", "loss_and_gradients",
+    "loss_and_grads", "grads", "grad",
+)  # fmt: skip
+"""What a function of gradients is called, the likeliest first, where none is named."""
+SIZES = (4, 3, 2)
+LAYOUTS = {"weights": ("out_in", "in_out")}
+SAMPLES = ("rows", "columns", "one vector", "one column", "one row")
+LABELS = ("as given", "flat", "classes")
+
+
+@click.command(
+    "check",
+    short_help="Are your own gradients right, and if not, why?",
+    epilog="""\b
+    Examples:
+      bpbench check my_network.py
+      bpbench check my_network.py:backward --sizes 784,30,10
+      bpbench check net.py --sizes 8,16,3 --hidden relu --output softmax --loss cross_entropy
+      bpbench check net.py --sizes 2,3,1 --weights in_out --samples columns --json
+
+    \b
+    The function is my_gradients(W, b, x, y) -> (dW, db) or (loss, dW, db). The file may hold
+    network = bpbench.MLP(...) instead of the options.
+    """,
+)
+@click.argument("file", metavar="FILE.py[:FUNCTION]")
+@click.option("--sizes", type=Sizes(), help="Units per layer, inputs first. [default: 4,3,2]")
+@click.option(
+    "--hidden", metavar="NAME[,NAME...]",
+    help="Hidden activations: one, or one per hidden layer. [default: sigmoid]",
+)  # fmt: skip
+@click.option("--output", "output_", type=Name(OUTPUT_ACTIVATIONS), help="[default: the loss's]")
+@click.option("--loss", type=Name(tuple(LOSS_OUTPUTS)), help="[default: half_squared_error]")
+@click.option("--no-bias", is_flag=True, default=None, help="A network without biases.")
+@click.option("--l2", type=click.FloatRange(min=0), default=0.0, help="0.5 * l2 * sum of W^2.")
+@click.option("--weights", type=Name(LAYOUTS["weights"]), help="Found out where not given.")
+@click.option("--samples", type=Name(SAMPLES), help="Found out where not given.")
+@click.option("--labels", type=Name(LABELS), help="Found out where not given.")
+@click.option(
+    "--dtype", type=Name(("float32", "float64")), default="float64", help="[default: float64]"
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="[default: 0]")
+@common
+def command(
+    file: str,
+    l2: float,
+    weights: str | None,
+    samples: str | None,
+    labels: str | None,
+    dtype: str,
+    seed: int,
+    json_: bool,
+    quiet: bool,
+    verbose: bool,
+    **described: Any,
+) -> int:
+    """Are your own gradients right, and if not, in which layer and why?
+
+    The function is called on its own sizes and on small networks that tell mistakes apart, in the
+    layout of weights and samples that it turns out to want.
+    """
+    from bpbench.verify.check import check
+
+    with contextlib.redirect_stdout(sys.stderr):  # what the file prints is no result
+        module, function = load_function(file)
+        network, chosen = network_of(module, described)
+        if not chosen and not quiet:
+            output.note(
+                f"no network was described: taking {network} "
+                "(--sizes, --hidden, --output, --loss, or network = bpbench.MLP(...) in the file)"
+            )
+        report = check(
+            network, function, weights=weights, samples=samples, labels=labels, l2=l2,
+            dtype=dtype, seed=seed,
+        )  # fmt: skip
+    if json_:
+        output.document(report.as_dict())
+    else:
+        output.show(str(report))
+    return FINE if report.verdict == "right" else FAILED
+
+
+def load_function(name: str) -> tuple[ModuleType, Callable[..., Any]]:
+    """The module and the function of "file.py:function", or of "file.py" where one is likely.
+
+    Raises:
+        UsageError: no such file or function, or several that might be meant.
+    """
+    from bpbench.registry import load_file
+
+    path_text, _, wanted = name.partition(".py:")
+    path = Path(path_text + ".py" if wanted else name)
+    if not path.is_file():
+        raise UsageError(f"check: there is no file {path}")
+    module = load_file(path)
+    functions = {
+        key: value
+        for key, value in vars(module).items()
+        if callable(value) and not isinstance(value, type) and not key.startswith("_")
+    }
+    if wanted:
+        if wanted not in functions:
+            raise unknown(f"check: function of {path}", wanted, functions)
+        return module, functions[wanted]
+    likely = [key for key in NAMES if key in functions]
+    own = [key for key, f in functions.items() if getattr(f, "__module__", "") == module.__name__]
+    if not likely and len(own) == 1:
+        likely = own
+    if not likely:
+        raise UsageError(
+            f"check: {path} defines {', '.join(own) or 'no function'}; say which one is meant, "
+            f"such as {path}:{own[0] if own else 'my_gradients'}"
+        )
+    return module, functions[likely[0]]
+
+
+def network_of(module: ModuleType, described: dict[str, Any]) -> tuple[MLP, bool]:
+    """The network of the options, or the file's own, or a small one; and whether it was chosen."""
+    given = {key: value for key, value in described.items() if value is not None}
+    own = getattr(module, "network", None)
+    if not given and isinstance(own, MLP):
+        return own, True
+    loss = given.get("loss")
+    out = given.get("output_")
+    if loss is None:
+        loss = "cross_entropy" if out == "softmax" else "half_squared_error"
+    if out is None:
+        out = LOSS_OUTPUTS[loss][0] if loss != "half_squared_error" else "sigmoid"
+    names = tuple(str(given.get("hidden", "sigmoid")).split(","))
+    hidden = names[0] if len(names) == 1 else names
+    sizes = given.get("sizes", SIZES)
+    return MLP(sizes, hidden, out, loss, not given.get("no_bias", False)), bool(given)

@@ -1,0 +1,82 @@
+"""How do I hold gradients and backends to the truth in my own tests? Assertions for pytest.
+
+This module is also bpbench's pytest plug-in: it imports no framework, and NumPy only when asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from bpbench.backend import Backend
+    from bpbench.conformance import ConformanceReport
+    from bpbench.network import MLP
+
+__all__ = ["BackendConformance", "assert_backend_conforms", "assert_gradients_right"]
+
+
+def assert_gradients_right(network: MLP, my_gradients: Callable[..., Any], **options: Any) -> None:
+    """Fail, with the whole report as the message, unless someone's gradients are right.
+
+    Args:
+        network: whose gradients.
+        my_gradients: my_gradients(W, b, x, y) -> (dW, db) or (loss, dW, db).
+        options: those of ``bpbench.check``: weights, samples, labels, l2, dtype, seed, ...
+
+    Raises:
+        AssertionError: the verdict is not "right".
+        UsageError: an argument that cannot be meant.
+    """
+    __tracebackhide__ = True  # the report says more than this function's lines
+    from bpbench.verify.check import check
+
+    report = check(network, my_gradients, **options)
+    if report.verdict != "right":
+        raise AssertionError(str(report))
+
+
+def assert_backend_conforms(backend: str | type[Backend], **options: Any) -> None:
+    """Fail, naming every fault, unless a backend keeps all that the interface promises.
+
+    Args:
+        backend: a class, a name, or "path.py:Class".
+        options: those of ``bpbench.conformance.conform``: modes, devices, dtypes.
+
+    Raises:
+        AssertionError: a promise is broken.
+    """
+    __tracebackhide__ = True
+    from bpbench.conformance import conform
+
+    report: ConformanceReport = conform(backend, **options)
+    if not report.passed:
+        raise AssertionError(str(report))
+
+
+class BackendConformance:
+    """One test for each promise of a backend; subclass it in a test file.
+
+    class TestMyBackend(bpbench.testing.BackendConformance):
+        backend = MyBackend  # or "my_backend.py:MyBackend"
+    """
+
+    backend: ClassVar[Any]
+    modes: ClassVar[tuple[str, ...] | None] = None
+    devices: ClassVar[tuple[str, ...] | None] = None
+    dtypes: ClassVar[tuple[str, ...] | None] = None
+
+    def pytest_generate_tests(self, metafunc: Any) -> None:
+        """Make one test for each promise and way of running the backend."""
+        if "promise" in metafunc.fixturenames:
+            from bpbench.conformance import promises
+
+            asked = promises(self.backend, self.modes, self.devices, self.dtypes)
+            metafunc.parametrize("promise", asked, ids=[str(one) for one in asked])
+
+    def test_promise(self, promise: Any) -> None:
+        """The backend keeps one promise."""
+        __tracebackhide__ = True
+        faults = promise.keep()
+        if faults:
+            raise AssertionError("\n".join(faults))
