@@ -6,7 +6,7 @@ of our own in that dtype (``runs``) stray further, because their errors are corr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,27 +69,29 @@ class Tolerance:
         V = variances(self.problem, rounding, corners)
         return {place: np.sqrt(v) * self.correlation[place] for place, v in parts(V)}
 
-    def near_corners(self) -> list[Array]:
+    def near_corners(self, sigma: Mapping[Place, Array]) -> list[Array]:
         """(m, n_l) each: the units of a relu so near to their corner that rounding decides."""
-        z = self.problem.true.z
-        sigmas = [self.sigma["z", layer] for layer in range(len(z))]
-        return near_corners(self.problem.network, z, sigmas)
+        return near_corners(self.problem.network, self.problem.true.z, sigma, self.dtype)
 
 
-def near_corners(network: MLP, z: Sequence[Array], sigmas: Sequence[Array]) -> list[Array]:
+def near_corners(
+    network: MLP, z: Sequence[Array], sigma: Mapping[Place, Array], dtype: str
+) -> list[Array]:
     """(m, n_l) each: the units of a relu so near to their corner that rounding decides.
 
-    An exact zero that no rounding can move (a dead input, no bias) is not near: its derivative is
-    the convention's.
+    An exact zero that only underflow could move (a dead input, no bias) is not near: its
+    derivative is the convention's.
 
     Args:
         z: (m, n_l) each.
-        sigmas: their standard deviations.
+        sigma: their standard deviations, by place.
+        dtype: what is computed in.
     """
     near = []
-    for name, value, sigma in zip(network.activations, z, sigmas, strict=True):
-        limit = CORNER_SIGMAS * sigma
-        close = (np.abs(value) < limit) & (limit > 1e-140)
+    for layer, (name, value) in enumerate(zip(network.activations, z, strict=True)):
+        limit = CORNER_SIGMAS * sigma["z", layer]
+        underflow = 1e3 * network.sizes[layer] * precision(dtype).tiny
+        close = (np.abs(value) < limit) & ((value != 0) | (limit > underflow))
         near.append(close if name in truth.CORNERS else np.zeros_like(close))
     return near
 

@@ -160,7 +160,8 @@ def simulate(
             before[: network.layers], before[network.layers :],
         )  # fmt: skip
         V = variances(problem, p)
-        near = near_corners(network, rounded.z, [np.sqrt(v) for v in V.z])
+        sigma_z: dict[Place, Array] = {("z", i): np.sqrt(v) for i, v in enumerate(V.z)}
+        near = near_corners(network, rounded.z, sigma_z, dtype)
         kinks += sum(int(close.sum()) for close in near)
         if corners:
             V = variances(problem, p, near)

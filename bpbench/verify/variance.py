@@ -36,11 +36,13 @@ class Precision:
         unit: the unit roundoff u, half the distance from 1 to the next number.
         tiny: what underflow may take off each result; never below 1e-150, whose square must not
             underflow here.
+        operand: the unit roundoff to which the operands of products are rounded first.
     """
 
     name: str
     unit: float
     tiny: float
+    operand: float = 0.0
 
 
 def precision(dtype: str) -> Precision:
@@ -50,10 +52,12 @@ def precision(dtype: str) -> Precision:
 
 
 REDUCED = (
-    Precision("TF32 or float16", 2.0**-11, 2.0**-126),
-    Precision("bfloat16", 2.0**-8, 2.0**-126),
+    Precision("products in TF32 or float16", 2.0**-24, 2.0**-126, 2.0**-11),
+    Precision("products in bfloat16", 2.0**-24, 2.0**-126, 2.0**-8),
+    Precision("float16 throughout", 2.0**-11, 2.0**-24, 2.0**-11),
+    Precision("bfloat16 throughout", 2.0**-8, 2.0**-126, 2.0**-8),
 )
-"""What accelerators quietly compute products in."""
+"""What accelerators compute in where float32 is asked for."""
 
 
 # ── Activations: how errors pass, and what evaluation adds ─────────────────────────────────────
@@ -183,13 +187,13 @@ def dot_variance(terms: int, value: Array, squares: Array, p: Precision) -> Arra
         squares: the sum of the squared products.
         p: what it is computed in.
     """
-    u, n = p.unit, terms
-    return u * u / 3 * (n / 3 * value**2 + (n / 2 + 1) * squares) + (n * p.tiny) ** 2
+    own = p.unit**2 * terms / 9 * value**2 + (terms * p.tiny) ** 2
+    return own + _share(terms, p) * squares
 
 
 def _share(terms: int, p: Precision) -> float:
     """The part of ``dot_variance`` that multiplies the sum of squared products."""
-    return p.unit**2 / 3 * (terms / 2 + 1)
+    return p.unit**2 / 3 * (terms / 2 + 1) + 2 / 3 * p.operand**2
 
 
 def variances(
@@ -220,7 +224,8 @@ def variances(
         else:
             slope = truth.FORMULAS[name](z)[1]
         bend = BENDS[name](z, a, slope, p)
-        Va.append(slope**2 * Vz[-1] + np.square(bend.value) + p.tiny**2)
+        second_order = 0.5 * np.square(bend.curvature * Vz[-1])  # where f' is 0
+        Va.append(slope**2 * Vz[-1] + second_order + np.square(bend.value) + p.tiny**2)
         Vslope.append(bend.curvature**2 * Vz[-1] + np.square(bend.slope))
         slopes.append(slope)
         if corner is not None:
@@ -329,7 +334,11 @@ def _output(
     m = len(a)
     V: Array
     if y is not None and network.loss != "half_squared_error":
-        V = Va + (2 * u * (a - y)) ** 2
+        # Labels of 0 and 1 are exact factors; others are rounded, even where a - y is small.
+        soft = np.where((y == 0) | (y == 1), 0.0, y + a)
+        V = Va + (2 * u * (a - y)) ** 2 + (2 * u * soft) ** 2
+        if network.loss == "cross_entropy":
+            V = V + (2 * u * a * (soft.max(axis=1, keepdims=True) > 0)) ** 2
         if network.loss == "binary_cross_entropy":  # from logits, by whichever formula
             V = V + (_log_form(z, p) * (1 - y) * a) ** 2 + (_log_form(-z, p) * y * (1 - a)) ** 2
         return V / m**2 + p.tiny**2

@@ -10,7 +10,7 @@ bfloat16, and they are everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,11 +74,16 @@ def judge(
         if unfit:
             errors = _errors(comparable, allowed, allowed.sigma)
             return Report(WRONG, subject, tuple(unfit), tuple(errors))
-        near = allowed.near_corners()
-        chosen = _sides(comparable, allowed, near)
-        if any((a != b).any() for a, b in zip(chosen, allowed.problem.positive, strict=True)):
-            allowed = tolerance(*given, positive=chosen)
-        return _judged(comparable, allowed, near, subject)
+
+        def on_its_own_side(near: Sequence[Array]) -> Tolerance:
+            """The tolerance with each unit near its corner on the side that z puts it."""
+            sides = _sides(comparable, allowed, near)
+            pairs = zip(sides, allowed.problem.positive, strict=True)
+            if all((mine == true).all() for mine, true in pairs):
+                return allowed
+            return tolerance(*given, positive=sides)
+
+        return _judged(comparable, allowed, on_its_own_side, subject)
 
 
 def _comparable(
@@ -120,26 +125,37 @@ def _sides(found: dict[Place, Any], allowed: Tolerance, near: Sequence[Array]) -
 
 
 def _judged(
-    found: dict[Place, Any], allowed: Tolerance, near: Sequence[Array], subject: str
+    found: dict[Place, Any],
+    allowed: Tolerance,
+    on_its_own_side: Callable[[Sequence[Array]], Tolerance],
+    subject: str,
 ) -> Report:
     """The report on tensors that can all be compared."""
     dtype = allowed.dtype
-    tensors = _errors(found, allowed, allowed.sigma)
-    bounds = limits(tensors, _zero(allowed), dtype, SENSITIVITY[dtype])
+    near = allowed.near_corners(allowed.sigma)
+    mine = on_its_own_side(near)
+    tensors = _errors(found, mine, mine.sigma)
+    bounds = limits(tensors, _zero(mine), dtype, SENSITIVITY[dtype])
     if _fit(tensors):
         verdict = bounds[0].mistake if bounds else RIGHT
         return Report(verdict, subject, tuple(bounds), tuple(tensors))
     if any(close.any() for close in near):
-        wide = _errors(found, allowed, allowed.sigmas(corners=near))
+        wide = _errors(found, mine, mine.sigmas(corners=near))
         if _fit(wide):
             return Report(KINK, subject, (_kink(near), *bounds), tuple(wide))
-    for rounding in REDUCED if _everywhere(tensors) else ():
-        coarse = _errors(found, allowed, allowed.sigmas(rounding))
-        if _fit(coarse) and not _proportional(found, allowed):
-            say = f"the errors are those of {rounding.name}, not of {dtype}, in every product"
+    lower = REDUCED if dtype == "float32" else (precision("float32"), *REDUCED)
+    for rounding in lower if _everywhere(tensors) and not _proportional(found, mine) else ():
+        coarse = on_its_own_side(allowed.near_corners(allowed.sigmas(rounding)))
+        errors = _errors(found, coarse, coarse.sigmas(rounding))
+        if not _fit(errors):
+            continue
+        say = f"the errors are not those of {dtype} but of {rounding.name}"
+        if dtype == "float32":
             finding = Finding(REDUCED_PRECISION, None, None, say)
-            return Report(REDUCED_PRECISION, subject, (finding,), tuple(coarse))
-    return Report(WRONG, subject, tuple(_explained(found, allowed, tensors)), tuple(tensors))
+            return Report(REDUCED_PRECISION, subject, (finding,), tuple(errors))
+        finding = Finding(f"computed in {rounding.name}", None, None, f"{say}: it was cast to that")
+        return Report(WRONG, subject, (finding,), tuple(tensors))
+    return Report(WRONG, subject, tuple(_explained(found, mine, tensors)), tuple(tensors))
 
 
 def _fit(tensors: Sequence[TensorError]) -> bool:
@@ -198,11 +214,6 @@ def _explained(
 ) -> list[Finding]:
     """The first wrong tensor of each chain of consequences: forward, then from the output back."""
     wrong = {(t.name, t.layer): t for t in tensors if t.sigmas > SIGMAS}
-    if allowed.dtype == "float64" and _everywhere(tensors):
-        coarse = _errors(found, allowed, allowed.sigmas(precision("float32")))
-        if _fit(coarse):
-            say = "the errors are those of float32: something was computed in float32"
-            return [Finding("computed in float32", None, None, say)]
     places = _origins(allowed.problem.network.layers, set(wrong))
     findings = [_wrong_value(place, found, allowed, wrong[place]) for place in places]
     rest = len(wrong) - len(places)
