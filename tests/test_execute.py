@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 def rows_of(experiment: Experiment, tmp_path: Path, **options: Any) -> dict[str, Row]:
     """The rows of an experiment by backend and question: "Killed train"."""
-    rows = run(experiment, out=tmp_path / "results", **({"rounds": 2} | options))
+    rows = run(experiment, out=tmp_path / "results", **({"rounds": 2, "processes": 1} | options))
     return {
         f"{row['cell']['backend'].rpartition(':')[2]} {row['cell']['question']}": row
         for row in rows
@@ -53,7 +53,7 @@ def once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def classes(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Row], Path]:
     """The rows of an experiment that ends well, and the folder where they lie."""
     folder = tmp_path_factory.mktemp("classes")
-    return rows_of(classes_experiment(), folder), folder / "results"
+    return rows_of(classes_experiment(), folder, processes=2), folder / "results"
 
 
 def test_a_verified_row_says_how_far_from_the_truth_it_is(
@@ -92,14 +92,38 @@ def test_a_trained_row_holds_what_training_gave(classes: tuple[dict[str, Row], P
 
 def test_a_timed_row_keeps_every_sample(classes: tuple[dict[str, Row], Path]) -> None:
     measured = classes[0]["numpy speed"]["measured"]
-    assert len(measured["samples"]) == len(measured["cpu_per_wall"]) == measured["rounds"] == 2
-    assert measured["min_s"] == min(measured["samples"])
+    per_sample = ("samples", "cpu_per_wall", "canary_s", "disturbed", "sample_round")
+    assert {len(measured[name]) for name in per_sample} == {measured["rounds"]} == {2}
+    assert measured["sample_process"] == [0, 1]
+    assert min(measured["samples"]) <= measured["min_s"] <= measured["median_s"]
     assert measured["interval"][0] <= measured["median_s"] <= measured["interval"][1]
     assert measured["samples_per_s"] == pytest.approx(8 / measured["median_s"])
     assert measured["steps_per_sample"] > 10
     assert measured["peak_memory_bytes"] > 2**20
-    assert len(measured["warmups"]) == 2
+    assert len(measured["warmups"]) == 4
+    assert len(measured["processes"]) == 2
     assert {"import_s", "upload_s", "first_call_s", "second_call_s"} <= set(measured)
+
+
+def test_a_timed_row_is_held_against_its_limit_and_the_same_code_timed_twice(
+    classes: tuple[dict[str, Row], Path],
+) -> None:
+    measured = classes[0]["numpy speed"]["measured"]
+    assert measured["flops"] == 2 * 8 * (2 * 4 * 6 + 3 * 6 * 3)
+    assert measured["gflops"] == pytest.approx(measured["flops"] / measured["median_s"] / 1e9)
+    assert 0 < measured["limit_min_s"] <= measured["limit_median_s"] < measured["median_s"]
+    assert 0 < measured["share_of_limit"] < 1
+    low, high = measured["aa_ratio"]
+    assert 0 < low <= high
+    assert measured["aa_of"] == "numpy:reference"
+
+
+def test_who_shares_the_rounds_is_told(tmp_path: Path) -> None:
+    rows = rows_of(classes_experiment(backends=["numpy", planted("Prints")]), tmp_path)
+    speed = [row["measured"] for key, row in rows.items() if key.endswith("speed")]
+    assert len({measured["timing"] for measured in speed}) == 1
+    assert speed[0]["aa_ratio"] == speed[1]["aa_ratio"]
+    assert speed[0]["limit_median_s"] == speed[1]["limit_median_s"]
 
 
 def test_a_row_says_what_ran_and_where(classes: tuple[dict[str, Row], Path]) -> None:
@@ -141,7 +165,7 @@ def test_real_frameworks_run_side_by_side_and_none_in_the_supervisor(tmp_path: P
         "from bpbench.execute import run\n"
         "from tests.small_experiments import classes_experiment\n"
         "experiment = classes_experiment(backends=['numpy', 'torch', 'jax'])\n"
-        f"rows = run(experiment, out={str(tmp_path)!r}, rounds=2)\n"
+        f"rows = run(experiment, out={str(tmp_path)!r}, rounds=2, processes=1)\n"
         "modules = {'torch', 'jax', 'tensorflow', 'keras', 'pandas'} & set(sys.modules)\n"
         "print(json.dumps([rows, sorted(modules)]))\n"
     )
@@ -210,7 +234,7 @@ def test_a_worker_that_takes_all_memory_costs_one_row(tmp_path: Path, once: Path
 
 def test_a_worker_lost_while_others_are_timed_costs_one_row(tmp_path: Path, once: Path) -> None:
     backends = [planted("KilledWhileTimed"), "numpy", planted("Prints")]
-    rows = rows_of(xor_experiment(backends=backends), tmp_path, rounds=4)
+    rows = rows_of(xor_experiment(backends=backends), tmp_path, rounds=4, processes=2)
     lost = rows.pop("KilledWhileTimed speed")
     assert lost["status"] == "crashed"
     assert "about to go" in lost["stderr"]
@@ -227,7 +251,7 @@ def test_a_backend_that_cannot_start_is_not_started_for_every_cell(
     tmp_path: Path, once: Path
 ) -> None:
     experiment = xor_experiment(backends=[planted("DiesAtTheStart")], seeds=4)
-    rows = run(experiment, out=tmp_path, rounds=2)
+    rows = run(experiment, out=tmp_path, rounds=2, processes=1)
     assert {row["status"] for row in rows} == {"crashed"}
     assert once.read_text() == "start\n" * 2
 

@@ -1,6 +1,6 @@
-"""How is each question put to a worker, and what does its answer say? Verify, train and speed.
+"""How are gradients and trainings asked for, and what do the answers say? Verify and train.
 
-The worker computes and the supervisor, here, judges: nothing is timed that did not pass.
+The worker computes and the supervisor, here, judges.
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ JUDGED_FLOPS = 4e8
 """Fewer are judged where they would cost more than so many operations in one backend."""
 KINK_TRIES = 3
 """Batches that are tried where a sample lies on a kink."""
-POOL = 1024
-"""Batches among which a timed block goes round."""
 CURVE_POINTS = 200
-WARMUPS = 2
 
 
 @dataclass
@@ -182,14 +179,14 @@ def verify(asker: Asker) -> Answer:
 def verdict_of(report: Report, training: Report | None = None) -> tuple[str, str]:
     """The status, and the sentence for people, of what was judged."""
     if report.verdict == "wrong":
-        return "wrong", f"wrong gradients: {_findings(report)}"
+        return "wrong", f"wrong gradients: {findings_of(report)}"
     if training is not None and training.verdict == "wrong":
-        return "wrong", f"right gradients, but wrong training: {_findings(training)}"
+        return "wrong", f"right gradients, but wrong training: {findings_of(training)}"
     reports = [r for r in (report, training) if r is not None and r.verdict != "right"]
-    return "ok", "; ".join(f"{r.verdict}: {_findings(r)}".rstrip(": ") for r in reports)
+    return "ok", "; ".join(f"{r.verdict}: {findings_of(r)}".rstrip(": ") for r in reports)
 
 
-def _findings(report: Report) -> str:
+def findings_of(report: Report) -> str:
     more = len(report.findings) - 2
     says = "; ".join(finding.say for finding in report.findings[:2])
     return f"{says}; and {more} more" if more > 0 else says
@@ -271,7 +268,7 @@ def _wrong_beginning(asker: Asker, losses: Array, done: int) -> str:
     whole = done if short_batch(order) is None else order.steps - 1
     steps = min(whole, done, asker.judged_steps)
     report = asker.judge_training(full_batches(order, steps), losses[:steps])
-    return _findings(report) if report.verdict == "wrong" else ""
+    return findings_of(report) if report.verdict == "wrong" else ""
 
 
 def _curve(losses: Array) -> list[list[float]]:
@@ -307,95 +304,3 @@ def accuracy(output: Array, y: Array) -> float | None:
     if not (y.sum(axis=1) == 1).all():
         return None
     return float((output.argmax(axis=1) == y.argmax(axis=1)).mean())
-
-
-# ── speed ──────────────────────────────────────────────────────────────────────────────────────
-
-
-class Timing:
-    """One backend's part in a timing of several, sample by sample."""
-
-    def __init__(self, asker: Asker) -> None:
-        self.asker = asker
-        self.sized: protocol.Message = {}
-        self.warmups: list[float] = []
-        self.samples: list[float] = []
-        self.cpu_per_wall: list[float] = []
-
-    def prepare(self, verified: bool) -> Answer | None:
-        """Size the block of steps and judge what it computes; an answer where it may not be timed.
-
-        Args:
-            verified: whether the gradients have been judged right already.
-        """
-        asker = self.asker
-        asker.ready()
-        pool = full_batches(asker.point.order(asker.cell.seed), POOL)
-        if not verified:
-            status, say = verdict_of(asker.backpropagate(pool[0]))
-            if status == "wrong":
-                return self._refused(f"not timed: {say}")
-        self.sized = asker.with_order("size", [pool])
-        self.warmups = [self._sample(keep=True)]
-        steps = self.sized["steps"]
-        losses, final, _ = asker.finish()
-        wrong = self._wrong_block(pool, losses, final)
-        if wrong:
-            return self._refused(
-                f"not timed: the very block of {steps} steps that would be timed trains wrongly: "
-                + wrong
-            )
-        self.warmups += [self._sample() for _ in range(WARMUPS - 1)]
-        return None
-
-    def sample(self) -> None:
-        """Take one more sample."""
-        self.samples.append(self._sample())
-
-    def answer(self) -> Answer:
-        """What all the samples say together."""
-        from bpbench.measure.statistics import median_interval
-
-        asker, sized = self.asker, self.sized
-        peak = asker.finish()[2]["peak_bytes"]
-        median = float(np.median(self.samples))
-        busy = self.cpu_per_wall[-len(self.samples) :]
-        measured = {
-            "import_s": asker.worker.opened["import_s"],
-            "upload_s": sized["upload_s"],
-            "first_call_s": sized["first_call_s"],
-            "second_call_s": sized["second_call_s"],
-            "steps_per_sample": sized["steps"],
-            "samples": self.samples,
-            "warmups": self.warmups,
-            "cpu_per_wall": busy,
-            "median_s": median,
-            "min_s": min(self.samples),
-            "interval": list(median_interval(self.samples)),
-            "samples_per_s": asker.point.batch_size / median,
-            "peak_memory_bytes": peak,
-            "threads_observed": float(np.median(busy)),
-            "rounds": len(self.samples),
-        }
-        return Answer(measured=measured, given_digest=asker.given_digest)
-
-    def _wrong_block(self, pool: Array, losses: Array, final: Parameters) -> str:
-        """What is wrong with what the block that is to be timed computes."""
-        steps = self.sized["steps"]
-        if losses.shape != (steps,):
-            return f"losses of shape {losses.shape} came from {steps} steps"
-        judged = min(steps, self.asker.judged_steps)
-        report = self.asker.judge_training(
-            pool[:judged], losses[:judged], final if judged == steps else None
-        )
-        return _findings(report) if report.verdict == "wrong" else ""
-
-    def _sample(self, keep: bool = False) -> float:
-        reply = self.asker.worker.ask(
-            "sample", parameters=str(self.asker.parameters_file.path), keep=keep
-        )
-        self.cpu_per_wall.append(reply["cpu"] / reply["wall"])
-        return float(reply["wall"]) / int(self.sized["steps"])
-
-    def _refused(self, say: str) -> Answer:
-        return Answer("wrong", say, given_digest=self.asker.given_digest)

@@ -6,24 +6,22 @@ written before the next cell begins.
 
 from __future__ import annotations
 
-import random
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bpbench.cells import QUESTIONS, Cell, Point
 from bpbench.errors import UsageError, unknown
 from bpbench.execute import questions as ask_about
 from bpbench.execute.given import Given
-from bpbench.execute.process import CellEnded, Limits, Place, WorkerProcess
+from bpbench.execute.process import CellEnded, Limits, Place
 from bpbench.execute.progress import Progress
-from bpbench.execute.questions import Answer, Asker, Timing
+from bpbench.execute.questions import Answer, Asker
+from bpbench.execute.rounds import Rounds, Stopwatch, place_of
 from bpbench.execute.store import SCHEMA, Row, Store
+from bpbench.execute.workers import Workers
 from bpbench.experiment import Experiment
 from bpbench.measure import machine, memory
 from bpbench.registry import split_mode
@@ -32,14 +30,15 @@ FINISHED = ("ok", "wrong", "diverged", "unsupported")
 LOST = ("crashed", "timeout", "out of memory")
 """Kept by a later run too, unless it is told to retry; "missing" is always tried again."""
 TIMEOUT = 300.0
-ROUNDS = 12
-AT_ONCE = 6
-"""Workers alive at the same time, and so the most that are timed side by side."""
-START_TRIES = 2
-"""How often a worker may fail to start before the rest of its cells are given up."""
+ROUNDS = 30
+PROCESSES = 3
+AT_ONCE = 16
+"""Workers alive at the same time, and so the most that are timed side by side, ..."""
+WORKER_BYTES = 2**30
+"""... and what each of them is thought to take, where there is less memory."""
+POINTS_AT_ONCE = 8
+"""Points that are timed in the same processes; a run that is killed loses their samples."""
 MEMORY_SHARE = 0.9
-
-T = TypeVar("T")
 
 
 def run(
@@ -57,6 +56,7 @@ def run(
     memory_limit: int | None = None,
     python: Mapping[str, str] | None = None,
     rounds: int = ROUNDS,
+    processes: int = PROCESSES,
     progress: Progress | None = None,
     command: str = "",
 ) -> list[Row]:
@@ -73,7 +73,8 @@ def run(
             missing backends are always tried again, finished ones never.
         memory_limit: bytes that a worker may have resident; 90 % of what is free where None.
         python: backend -> the interpreter that runs it, where it is not this one.
-        rounds: samples that each backend gives to a timing.
+        rounds: samples that each backend gives to a timing, over all its processes.
+        processes: fresh processes that each backend is timed in.
         progress: told what happens.
         command: what a person typed for this; rows keep it, so that reports can say it.
 
@@ -92,6 +93,7 @@ def run(
         int(_positive("memory_limit", memory_limit or memory.available_bytes() * MEMORY_SHARE)),
     )
     _positive("rounds", rounds)
+    _positive("processes", processes)
     interpreters = _interpreters(python or {}, cells)
     cores = {count: machine.idlest_cores(count) for count in {cell.threads for cell in cells}}
 
@@ -105,7 +107,14 @@ def run(
         shown.planned(todo, list(kept.values()))
         notes = {experiment.name: experiment.notes for experiment in chosen}
         supervisor = Supervisor(
-            store, scratch, limits, interpreters, cores, rounds, shown, command, notes
+            store,
+            scratch,
+            Workers(scratch, limits, interpreters, cores),
+            rounds,
+            processes,
+            shown,
+            command,
+            notes,
         )
         rows = {**kept, **supervisor.run(todo, kept)}
     return [rows[cell] for cell in cells]
@@ -129,10 +138,6 @@ def _group(cell: Cell) -> tuple[str, str, int]:
     return cell.dtype, cell.device, cell.threads
 
 
-def _place(cell: Cell) -> Place:
-    return Place(cell.backend, cell.mode, cell.device, cell.dtype, cell.threads)
-
-
 def _positive(name: str, value: float) -> float:
     if not value > 0:
         raise UsageError(f"{name} is {value!r}; expected a number above 0")
@@ -146,7 +151,8 @@ def _interpreters(python: Mapping[str, str], cells: Sequence[Cell]) -> dict[str,
             raise unknown("python: backend", name, names)
         if not Path(interpreter).is_file():
             raise UsageError(f"python: there is no interpreter {interpreter} for {name!r}")
-    return {name: str(python.get(name, sys.executable)) for name in names}
+    # "" is the worker that does bare matrix products
+    return {name: str(python.get(name, sys.executable)) for name in ("", *names)}
 
 
 class Supervisor:
@@ -155,10 +161,9 @@ class Supervisor:
     Args:
         store: where rows go.
         scratch: a folder for what passes between the processes.
-        limits: of every worker.
-        interpreters: backend -> the Python that runs it.
-        cores: threads -> the cores that a worker with so many may use.
+        workers: none of them started yet.
         rounds: samples of each timing.
+        processes: fresh processes of each backend in a timing.
         progress: told what happens.
         command: what a person typed.
         notes: experiment -> what its script says of it.
@@ -168,55 +173,57 @@ class Supervisor:
         self,
         store: Store,
         scratch: Path,
-        limits: Limits,
-        interpreters: Mapping[str, str],
-        cores: Mapping[int, Sequence[int]],
+        workers: Workers,
         rounds: int,
+        processes: int,
         progress: Progress,
         command: str,
         notes: Mapping[str, str],
     ) -> None:
         self._store = store
-        self._scratch = scratch
-        self._limits = limits
-        self._interpreters = interpreters
-        self._cores = cores
-        self._rounds = rounds
+        self._workers = workers
         self._progress = progress
         self._command = command
         self._notes = notes
         self._given = Given(scratch)
         self._machine = machine.describe()
-        self._workers: dict[Place, WorkerProcess] = {}
-        self._started = 0
-        self._failures: dict[Place, list[CellEnded]] = {}
         self._verified: dict[tuple[Point, Place], tuple[str, str]] = {}
         self._rows: dict[Cell, Row] = {}
+        self._rounds = Rounds(
+            workers, self._given, progress, rounds, min(processes, rounds), self._verified,
+            self._finish,
+        )  # fmt: skip
 
     def run(self, cells: Sequence[Cell], kept: Mapping[Cell, Row]) -> dict[Cell, Row]:
         """Run the cells, whose verdicts may lie among the rows kept; returns their rows."""
         for cell, row in kept.items():
             if cell.question == "verify":
-                self._verified[cell.point, _place(cell)] = row["status"], row["say"]
+                self._verified[cell.point, place_of(cell)] = row["status"], row["say"]
         for group in _unique(map(_group, cells)):
-            places = _unique(_place(cell) for cell in cells if _group(cell) == group)
-            for first in range(0, len(places), AT_ONCE):
-                self._run_places(cells, places[first : first + AT_ONCE])
+            places = _unique(place_of(cell) for cell in cells if _group(cell) == group)
+            at_once = _at_once()
+            for first in range(0, len(places), at_once):
+                self._run_places(cells, places[first : first + at_once])
         return self._rows
 
     def _run_places(self, cells: Sequence[Cell], places: Sequence[Place]) -> None:
-        """Every cell of some places, whose workers live until all is done."""
-        try:
-            mine = [cell for cell in cells if _place(cell) in places]
-            for point in _unique(cell.point for cell in mine):
-                here = [cell for cell in mine if cell.point is point]
+        """Every cell of some places, a few points at a time: verified and trained, then timed.
+
+        The workers that verify and train are not those that are timed.
+        """
+        mine = [cell for cell in cells if place_of(cell) in places]
+        points = _unique(cell.point for cell in mine)
+        for first in range(0, len(points), POINTS_AT_ONCE):
+            few = points[first : first + POINTS_AT_ONCE]
+            here = [cell for point in few for cell in mine if cell.point is point]
+            try:
                 for cell in here:
                     if cell.question != "speed":
                         self._run_cell(cell)
-                self._time([cell for cell in here if cell.question == "speed"])
-                self._given.forget()
-        finally:
-            self._end_workers()
+            finally:
+                self._workers.end()
+            self._rounds.time([cell for cell in here if cell.question == "speed"])
+            self._given.forget()
 
     # ── One cell ───────────────────────────────────────────────────────────────────────────────
 
@@ -237,26 +244,25 @@ class Supervisor:
         return ask_about.train(self._asker(cell), partial(self._progress.advanced, cell))
 
     def _asker(self, cell: Cell) -> Asker:
-        return Asker(self._worker(_place(cell)), self._given, cell)
+        return Asker(self._workers.at(place_of(cell)), self._given, cell)
 
     def _refused(self, cell: Cell, done: str) -> Answer | None:
         """What is to be said of a cell whose backend has been found wrong."""
-        status, say = self._verified.get((cell.point, _place(cell)), ("", ""))
+        status, say = self._verified.get((cell.point, place_of(cell)), ("", ""))
         return Answer("wrong", f"not {done}: {say}") if status == "wrong" else None
 
-    def _attempt(self, cell: Cell, work: Callable[[], T | Answer]) -> T | Answer:
+    def _attempt(self, cell: Cell, work: Callable[[], Answer]) -> Answer:
         """What some work with a cell's worker comes to, or how it ended."""
         try:
             return work()
         except CellEnded as end:
             if end.lost:
-                self._workers.pop(_place(cell), None)
+                self._workers.lost(place_of(cell))
             return Answer(end.status, end.say, stderr=end.stderr)
 
     def _finish(self, cell: Cell, answer: Answer, stopwatch: Stopwatch) -> None:
         """Write the row of a cell that has ended, and tell of it."""
-        worker = self._workers.get(_place(cell))
-        opened = worker.opened if worker else {}
+        opened = self._workers.opened.get(place_of(cell), {})
         row: Row = {
             "schema": SCHEMA,
             "cell": {**cell.describe(), "mode": opened.get("mode", cell.mode)},
@@ -273,96 +279,14 @@ class Supervisor:
             "seconds": round(stopwatch.seconds, 3),
         }
         if cell.question == "verify" and answer.status in FINISHED:
-            self._verified[cell.point, _place(cell)] = answer.status, answer.say
+            self._verified[cell.point, place_of(cell)] = answer.status, answer.say
         self._rows[cell] = self._store.write(cell, row, answer.arrays)
         self._progress.finished(self._rows[cell])
 
-    # ── Timing, side by side ───────────────────────────────────────────────────────────────────
 
-    def _time(self, cells: Sequence[Cell]) -> None:
-        """Time all cells of one point in rounds, in an order shuffled every round."""
-        stopwatches = {cell: Stopwatch() for cell in cells}
-        timings: dict[Cell, Timing] = {}
-
-        def attempt(cell: Cell, work: Callable[[], T | Answer]) -> T | None:
-            """Go one step on with a cell; None where it has ended with that."""
-            with stopwatches[cell].running():
-                found = self._attempt(cell, work)
-            if not isinstance(found, Answer):
-                return found
-            timings.pop(cell, None)
-            self._finish(cell, found, stopwatches[cell])
-            return None
-
-        for cell in cells:
-            self._progress.started(cell)
-            timing = attempt(cell, partial(self._prepared, cell))
-            if timing:
-                timings[cell] = timing
-        shuffled = random.Random(0)
-        for done in range(self._rounds):
-            for cell in shuffled.sample(list(timings), len(timings)):
-                attempt(cell, timings[cell].sample)
-                self._progress.advanced(cell, done + 1, self._rounds)
-        for cell in list(timings):
-            attempt(cell, timings[cell].answer)
-
-    def _prepared(self, cell: Cell) -> Timing | Answer:
-        refused = self._refused(cell, "timed")
-        if refused:
-            return refused
-        timing = Timing(self._asker(cell))
-        status, _ = self._verified.get((cell.point, _place(cell)), ("", ""))
-        return timing.prepare(verified=status == "ok") or timing
-
-    # ── Workers ────────────────────────────────────────────────────────────────────────────────
-
-    def _worker(self, place: Place) -> WorkerProcess:
-        """The worker of a place, started where there is none.
-
-        Raises:
-            CellEnded: it cannot be started, now or as often as was tried before.
-        """
-        if place in self._workers:
-            return self._workers[place]
-        failures = self._failures.setdefault(place, [])
-        if failures and (not failures[-1].lost or len(failures) >= START_TRIES):
-            raise failures[-1]
-        self._started += 1
-        worker = WorkerProcess(
-            place, self._interpreters[place.backend], self._cores[place.threads], self._limits,
-            self._scratch / f"worker-{self._started}.log",
-        )  # fmt: skip
-        self._workers[place] = worker
-        try:
-            worker.open()
-        except CellEnded as end:
-            worker.kill()
-            del self._workers[place]
-            failures.append(end)
-            raise
-        failures.clear()
-        return worker
-
-    def _end_workers(self) -> None:
-        while self._workers:
-            self._workers.popitem()[1].kill()
-
-
-class Stopwatch:
-    """When a cell was begun, and the seconds that were spent on it alone."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now(UTC)
-        self.seconds = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds += time.monotonic() - start
+def _at_once() -> int:
+    """How many workers there is room for."""
+    return int(max(2, min(AT_ONCE, memory.available_bytes() / WORKER_BYTES)))
 
 
 def _unique(items: Any) -> list[Any]:

@@ -24,7 +24,8 @@ from bpbench.errors import MissingBackend, Unsupported, UsageError
 from bpbench.execute import protocol
 from bpbench.execute.protocol import Message
 from bpbench.measure import memory
-from bpbench.measure.clock import Sample, block_length, timed
+from bpbench.measure.clock import Sample, block_length, canary, timed
+from bpbench.measure.limits import BareProducts
 from bpbench.network import MLP, Array, digest
 from bpbench.optimizers import Optimizer, from_description
 
@@ -49,6 +50,8 @@ class Worker:
     model: Model
     data: Data
     optimizer: Optimizer
+    bare: BareProducts
+    bare_steps: int
 
     def __init__(self) -> None:
         self.given: dict[str, Array] = {}
@@ -145,7 +148,8 @@ class Worker:
         return {}
 
     def size(self, request: Message) -> Message:
-        """Find how many steps make a sample; the order of the file is repeated as need be."""
+        """Find how many steps make a sample, unless the request says so; the order of the file is
+        repeated as need be."""
         orders = protocol.load(request["order"])
         (order,) = protocol.in_order(orders)
         given = self.model.parameters()
@@ -160,7 +164,11 @@ class Worker:
             return min(tries[1:])  # the first compiles
 
         most = max(1, min(MOST_STEPS, MOST_ROWS // order.shape[1]))
-        steps = block_length(seconds, most)
+        steps = request["steps"]
+        if steps:
+            seconds(1)
+        else:
+            steps = block_length(seconds, most)
         self.model.set_parameters(given)
         if self.block is None or self.block.shape[0] != steps:
             self.block = self.model.batches(self.data, np.resize(order, (steps, order.shape[1])))
@@ -178,10 +186,25 @@ class Worker:
         assert self.block is not None, "size comes before sample"
         self.model.set_parameters(protocol.parameters_of(protocol.load(request["parameters"])))
         self.model.synchronize()
-        sample = self._run(self.block)
+        block = self.block
+        reply = _beside_canaries(lambda: self._run(block))
         if request["keep"]:
             self.losses = [np.atleast_1d(self.model.download(self.last))]
-        return {"wall": sample.wall, "cpu": sample.cpu}
+        return reply
+
+    def size_products(self, request: Message) -> Message:
+        """Make the bare matrix products of a step, and find how many steps make a sample."""
+        self.bare = BareProducts(request["sizes"], request["batch"], request["dtype"])
+
+        def seconds(steps: int) -> float:
+            return min(timed(lambda: self.bare.run(steps)).wall for _ in range(2))
+
+        self.bare_steps = request["steps"] or block_length(seconds, MOST_STEPS)
+        return {"steps": self.bare_steps, "layout": self.bare.layout}
+
+    def sample_products(self, request: Message) -> Message:
+        """Time one block of bare products."""
+        return _beside_canaries(lambda: timed(lambda: self.bare.run(self.bare_steps)))
 
     def _run(self, batches: Batches) -> Sample:
         def work() -> None:
@@ -192,6 +215,13 @@ class Worker:
         if len(self.calls) < 2:
             self.calls.append(sample.wall)
         return sample
+
+
+def _beside_canaries(sample: Callable[[], Sample]) -> Message:
+    """A sample, and the longer of the canaries before and after it."""
+    before = canary()
+    found = sample()
+    return {"wall": found.wall, "cpu": found.cpu, "canary": max(before, canary())}
 
 
 def main() -> None:

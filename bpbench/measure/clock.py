@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 SHORTEST, AIM, LONGEST = 0.03, 0.06, 0.1
 """Seconds of a sample: long against the timer, short against what else the machine does."""
+CANARY = 20_000
+"""Additions and multiplications of Python's integers."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,16 @@ def timed(work: Callable[[], object]) -> Sample:
     work()
     end = time.perf_counter_ns()
     return Sample((end - wall) / 1e9, (time.process_time_ns() - cpu) / 1e9)
+
+
+def canary() -> float:
+    """Seconds of a fixed piece of arithmetic, about a millisecond: always the same, but for what
+    else keeps the machine busy."""
+    start = time.perf_counter_ns()
+    total = 0
+    for number in range(CANARY):
+        total += number * number
+    return (time.perf_counter_ns() - start) / 1e9
 
 
 def block_length(seconds: Callable[[int], float], most: int) -> int:
