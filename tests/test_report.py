@@ -116,14 +116,14 @@ def test_a_cell_without_figures_is_a_line_that_says_how_it_ended():
 
 def test_speed_is_relative_to_the_fastest_of_the_same_work():
     rows = [
-        row("speed", "numpy", median_s=2e-5, interval=[1.9e-5, 2.1e-5]),
-        row("speed", "jax", "scan", median_s=1e-5, interval=[0.9e-5, 1.1e-5]),
-        row("speed", "torch", "eager", median_s=1.05e-5, interval=[1.0e-5, 1.2e-5]),
+        row("speed", "numpy", median_s=2e-5, samples=[1.9e-5, 2e-5, 2.1e-5]),
+        row("speed", "jax", "scan", median_s=1e-5, samples=[0.9e-5, 1e-5, 1.1e-5]),
+        row("speed", "torch", "eager", median_s=1.05e-5, samples=[1e-5, 1.05e-5, 1.2e-5]),
         row("speed", "torch", "eager", "float32", median_s=5e-4, interval=[4e-4, 6e-4]),
     ]
     table = speed(flat(rows))
     by_backend = dict(zip(shown(table, "backend"), shown(table, "vs fastest"), strict=True))
-    assert shown(table, "vs fastest") == ["1×", "2×", "≈ 1.05×", "1×"]
+    assert shown(table, "vs fastest") == ["1×", "2×", "≈ 1.05× (±33 %)", "1×"]
     assert by_backend["jax"] == "1×"
 
 

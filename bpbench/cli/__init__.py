@@ -21,7 +21,7 @@ from bpbench import __version__
 from bpbench.cli.exits import INTERRUPTED, MISSING, USAGE
 from bpbench.errors import BpbenchError, MissingBackend, unknown
 
-COMMANDS = ("backends", "verify", "run", "report", "check", "conform")
+COMMANDS = ("backends", "verify", "run", "report", "compare", "check", "conform")
 """The commands in the order of the help; one whose file is not there is not offered."""
 
 

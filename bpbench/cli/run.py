@@ -19,7 +19,7 @@ from bpbench.cli.options import Name, Where, common, where_to_run
       bpbench run experiments/xor.py
       bpbench run experiments/*.py --dtype float32 --dtype float64 --out results/
       bpbench run experiments/digits.py --backend torch:compiled --backend jax --seeds 5
-      bpbench run experiments/digits.py --question speed --threads 2
+      bpbench run experiments/digits.py --question speed --threads 2 --rounds 60
       python experiments/xor.py --backend all
     """,
 )
@@ -37,6 +37,14 @@ from bpbench.cli.options import Name, Where, common, where_to_run
     show_default=True, help="The folder of the result files.",
 )  # fmt: skip
 @click.option(
+    "--rounds", type=click.IntRange(min=1), default=30, show_default=True, metavar="N",
+    help="Samples that each backend gives to a timing.",
+)  # fmt: skip
+@click.option(
+    "--processes", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+    help="Fresh processes that each backend is timed in.",
+)  # fmt: skip
+@click.option(
     "--retry", is_flag=True, help="Run again the cells that crashed, timed out or were missing."
 )
 @where_to_run
@@ -49,6 +57,8 @@ def command(
     seeds: int | None,
     questions: tuple[str, ...],
     out: Path,
+    rounds: int,
+    processes: int,
     retry: bool,
     json_: bool,
     quiet: bool,
@@ -74,6 +84,8 @@ def command(
             questions=questions or None,
             out=out,
             retry=retry,
+            rounds=rounds,
+            processes=processes,
             progress=progress,
             command=typed,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bpbench.registry import BUILT_IN
+from bpbench.report import speed
 
 Row = Mapping[str, Any]
 
@@ -34,6 +35,9 @@ def flat(rows: Iterable[Row]) -> pd.DataFrame:
     ordered = in_order(rows)
     several = _several_definitions(ordered)
     lines = [_line(row, several.get(_experiment(row), ())) for row in ordered]
+    compared = speed.together(ordered, work)
+    for line in lines:
+        line.update(compared.get(line["id"], {}))
     return pd.DataFrame(lines, columns=list(dict.fromkeys(key for line in lines for key in line)))
 
 
@@ -117,13 +121,23 @@ def tensor_name(tensor: Row) -> str:
 def _speed(measured: Row) -> dict[str, Any]:
     low, high = measured.get("interval") or (None, None)
     plain = ("import_s", "upload_s", "first_call_s", "second_call_s", "median_s", "min_s")
-    rest = ("samples_per_s", "peak_memory_bytes", "threads_observed", "rounds", "steps_per_sample")
+    rest = (
+        "samples_per_s", "gflops", "limit_median_s", "limit_min_s", "share_of_limit",
+        "peak_memory_bytes", "threads_observed", "rounds", "steps_per_sample", "timing",
+    )  # fmt: skip
+    same_low, same_high = measured.get("aa_ratio") or (None, None)
+    marks = measured.get("disturbed") or ()
     return {
         **{name: measured.get(name) for name in plain},
         "interval_low_s": low,
         "interval_high_s": high,
         "cpu_per_wall": _middle(measured.get("cpu_per_wall") or ()),
         **{name: measured.get(name) for name in rest},
+        "aa_low": same_low,
+        "aa_high": same_high,
+        "aa_of": measured.get("aa_of") or None,
+        "disturbed_share": sum(marks) / len(marks) if marks else None,
+        "noisy": measured.get("noisy") or None,
     }
 
 

@@ -42,6 +42,13 @@ def share(value: float | None) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{100 * value:.1f} %"
 
 
+def percent(value: float | None) -> str:
+    """A share that need not be a part: 0.957 is "96 %", 0.0123 is "1.2 %", 12.5 is "1,250 %"."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    return f"{100 * value:.1f} %" if value < 0.1 else f"{100 * value:,.0f} %"
+
+
 def error(value: float | None) -> str:
     """A relative error or a number of standard deviations: "2.1e-16", "0", "3.4"."""
     if value is None:

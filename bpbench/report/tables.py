@@ -94,7 +94,7 @@ def gradient_agreement(cells: pd.DataFrame) -> Table:
 
 def speed(cells: pd.DataFrame) -> Table:
     """How fast is a training step, and what does it cost to get there?"""
-    frame = _relative_to_fastest(_of(cells, "speed"))
+    frame = _of(cells, "speed")
     return Table(
         "speed",
         "Speed",
@@ -106,16 +106,22 @@ def speed(cells: pd.DataFrame) -> Table:
             Column("first call", lambda line: numbers.seconds(line.get("first_call_s"))),
             Column("step, median", _median_with_interval),
             Column("minimum", lambda line: numbers.seconds(line.get("min_s"))),
-            Column("samples", lambda line: numbers.rate(line.get("samples_per_s"))),
+            Column("GFLOP/s", lambda line: numbers.digits(line.get("gflops"))),
+            Column("of limit", lambda line: numbers.percent(line.get("share_of_limit"))),
             Column("CPU/wall", lambda line: numbers.digits(line.get("cpu_per_wall"))),
             Column("memory", lambda line: numbers.memory(line.get("peak_memory_bytes"))),
             Column("vs fastest", _factor),
+            *_repaid(frame),
         ),
         (
             "First call: tracing and compiling included. Step: a training step once all is "
-            "compiled, with the interval of its median. CPU/wall: cores that were busy. Vs "
-            "fastest: times the fastest median of the same work; ≈ where the intervals overlap, so "
-            "that no difference was seen.",
+            "compiled, with the interval of its median. Of limit: of the speed of the step's bare "
+            "matrix products in NumPy, timed in the same rounds; above 100 % where the calls cost "
+            "more than the products. CPU/wall: cores that were busy. Vs fastest: times the fastest "
+            "step of the same work; ≈ where no difference was seen, with how large a one could "
+            "have hidden. Repaid after: so many steps until the first call, where it takes longer "
+            "than that of another mode of the same backend, has paid.",
+            *_noise(frame),
             *_disturbed(frame),
         ),
     )
@@ -173,19 +179,18 @@ def _keys(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _relative_to_fastest(frame: pd.DataFrame) -> pd.DataFrame:
-    """With ``factor``, times the fastest of the same work, and ``overlaps`` its interval."""
-    if "median_s" not in frame.columns:
-        return frame
-    same_work = [key for key in _keys(frame) if key not in ("backend", "mode")] + ["seed"]
-    groups = frame.groupby(same_work, sort=False, dropna=False)["median_s"]
-    fastest = groups.transform("min")
-    at = frame["median_s"] == fastest
-    highs = (
-        frame["interval_high_s"].where(at).groupby([frame[key] for key in same_work], dropna=False)
-    )
-    overlaps = frame["interval_low_s"] <= highs.transform("max")
-    return frame.assign(factor=frame["median_s"] / fastest, overlaps=overlaps & ~at)
+def _noise(frame: pd.DataFrame) -> list[str]:
+    """A warning for every run that was noisy, with why."""
+    if "noisy" not in frame.columns:
+        return []
+    whys = frame["noisy"].dropna()
+    if not len(whys):
+        return []
+    return [
+        f"A noisy run: in {len(whys)} of these {len(frame)} lines {whys.iloc[0]}"
+        + (" (and the like)." if whys.nunique() > 1 else ".")
+        + " More --rounds, or an idle machine, show smaller differences."
+    ]
 
 
 def _disturbed(frame: pd.DataFrame) -> list[str]:
@@ -273,7 +278,23 @@ def _factor(line: Line) -> str:
     factor = line.get("factor")
     if factor is None:
         return NOTHING
-    return ("≈ " if line["overlaps"] else "") + f"{numbers.digits(factor)}×"
+    if line["difference"] != "no difference seen":
+        return f"{numbers.digits(factor)}×"
+    return f"≈ {numbers.digits(factor)}× (±{numbers.percent(line['hidden'])})"
+
+
+def _repaid(frame: pd.DataFrame) -> list[Column]:
+    """Where a backend has several modes: after how many steps each has repaid its compilation."""
+    if "break_even" not in frame.columns:
+        return []
+
+    def show(line: Line) -> str:
+        own = f"{line['backend']}:"
+        each = (line.get("break_even") or "").split("; ")
+        return ", ".join(part.removeprefix(own) for part in each if part.startswith(own)) or NOTHING
+
+    shown = Column("repaid after", show)
+    return [shown] if any(show(line) != NOTHING for line in _lines(frame)) else []
 
 
 def _spread(line: Line, name: str, show: Callable[[float | None], str]) -> str:

@@ -1,0 +1,178 @@
+"""What changed between two runs, and what is only noise? Timings of the same work, old and new."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bpbench.errors import UsageError
+from bpbench.measure.statistics import decide, unpaired_ratio
+from bpbench.report import numbers
+from bpbench.report.cells import Row, in_order, work
+from bpbench.report.speed import same_code_margin, times
+from bpbench.report.tables import Column, Line, Table
+
+VERDICTS = ("faster", "slower", "same", "noise", "gone", "new")
+SAME = 0.1
+"""No difference was seen, and none above this share could have hidden: the same. Else noise."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of one timing.
+
+    Attributes:
+        old_s, new_s: the median step; None where there is none.
+        ratio, low, high: of the new times to the old ones, with its interval.
+        verdict: one of VERDICTS.
+        hidden: how large a difference could have hidden, as a share.
+        say: why a timing is gone.
+    """
+
+    experiment: str
+    point: str
+    backend: str
+    mode: str
+    device: str
+    dtype: str
+    threads: int
+    old_s: float | None
+    new_s: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    verdict: str
+    hidden: float | None
+    say: str = ""
+
+
+def changes(
+    old: Iterable[Row], new: Iterable[Row], *, across_machines: bool = False
+) -> list[Change]:
+    """Every timing that either run has, the new one held against the old.
+
+    Args:
+        old, new: rows, as ``bpbench.execute.store.read`` gives them.
+        across_machines: compare timings of different machines, too.
+
+    Raises:
+        UsageError: nothing was timed in both, or on different machines.
+    """
+    before, after = _timed(old), _timed(new)
+    both = before.keys() & after.keys()
+    if not both:
+        raise UsageError(
+            f"nothing was timed in both: {len(before)} timings in the first folder, {len(after)} "
+            "in the second, and none of the same work, backend, mode, device and threads"
+        )
+    if not across_machines:
+        _check_machines([before[key] for key in both], [after[key] for key in both])
+    return [_change(before.get(key), after.get(key)) for key in dict.fromkeys([*before, *after])]
+
+
+def table(found: Sequence[Change]) -> Table:
+    """The changes as a table."""
+    frame = pd.DataFrame([asdict(change) for change in found])
+    names = ("experiment", "point", "backend", "mode", "device", "dtype", "threads")
+    always = ("backend", "mode")
+    shown = [name for name in names if name in always or frame[name].nunique() > 1]
+    return Table(
+        "changes",
+        "Changes",
+        frame,
+        (
+            *(Column(name, _as_text(name)) for name in shown),
+            Column("old", lambda line: numbers.seconds(line["old_s"])),
+            Column("new", lambda line: numbers.seconds(line["new_s"], like=line["old_s"])),
+            Column("new / old", _ratio),
+            Column("verdict", _verdict),
+        ),
+        (
+            "Old and new: a training step, the median. Faster or slower: the interval of the "
+            "ratio excludes 1, and the ratio lies outside what the same code, timed twice in each "
+            "run, has shown, and outside what a fixed piece of arithmetic says of the machine. "
+            f"Same: a difference of more than {SAME:.0%} would have been seen. Noise: it could "
+            "have hidden; time both again with more --rounds.",
+        ),
+    )
+
+
+def _timed(rows: Iterable[Row]) -> dict[Hashable, Row]:
+    """The speed rows that have something to say, by what was timed."""
+    found: dict[Hashable, Row] = {}
+    for row in in_order(rows):
+        cell = row["cell"]
+        if cell["question"] == "speed" and row["status"] not in ("missing", "unsupported"):
+            where = (cell["backend"], cell["mode"], cell["device"], cell["threads"])
+            found[work(row), where] = row
+    return found
+
+
+def _check_machines(old: Sequence[Row], new: Sequence[Row]) -> None:
+    machines = [{row["machine"]["id"]: row["machine"] for row in rows} for rows in (old, new)]
+    if len(machines[0].keys() | machines[1].keys()) < 2:
+        return
+    named = [" and ".join(f"{m['cpu']} ({i})" for i, m in each.items()) for each in machines]
+    raise UsageError(
+        f"the first run was timed on {named[0]}, the second on {named[1]}: a difference would be "
+        "the machines'; --across-machines compares them all the same"
+    )
+
+
+def _change(old: Row | None, new: Row | None) -> Change:
+    some = new or old
+    assert some is not None
+    cell = some["cell"]
+    point = ", ".join(f"{name} {value}" for name, value in (cell.get("point") or {}).items())
+    where = (cell["experiment"], point, cell["backend"], cell["mode"])
+    identity = (*where, cell["device"], cell["dtype"], cell["threads"])
+    medians = [row["measured"].get("median_s") if row else None for row in (old, new)]
+    old_s, new_s = medians
+    if old is None or old_s is None:
+        verdict = "new" if new_s is not None else "gone"
+        return Change(*identity, old_s, new_s, None, None, None, verdict, None)
+    if new is None or new_s is None:
+        say = "not in the second run" if new is None else f"{new['status']}: {new['say']}"
+        return Change(*identity, old_s, new_s, None, None, None, "gone", None, say)
+    ratio = unpaired_ratio(times(new), times(old))
+    assert ratio is not None, "a row with a median has samples"
+    margin = max(same_code_margin(old), same_code_margin(new), _machine_margin(old, new))
+    decision = decide(ratio, margin)
+    verdict = decision.verdict
+    if verdict not in ("faster", "slower"):
+        verdict = "same" if decision.hidden <= SAME else "noise"
+    return Change(
+        *identity, old_s, new_s, ratio.middle, ratio.low, ratio.high, verdict, decision.hidden
+    )
+
+
+def _machine_margin(old: Row, new: Row) -> float:
+    """By how much a fixed piece of arithmetic took longer in one run; at least 1.
+
+    Two runs have no rounds in common that would take out what slows the machine for all.
+    """
+    canaries = [row["measured"].get("canary_s") for row in (old, new)]
+    if not all(canaries):
+        return 1.0
+    first, second = (float(np.median(each)) for each in canaries)
+    return max(first / second, second / first)
+
+
+def _as_text(name: str) -> Any:
+    return lambda line: str(line[name])
+
+
+def _ratio(line: Line) -> str:
+    if line["ratio"] is None:
+        return numbers.NOTHING
+    return numbers.spread(*(numbers.digits(line[name]) for name in ("low", "ratio", "high")))
+
+
+def _verdict(line: Line) -> str:
+    if line["verdict"] == "noise":
+        return f"noise (±{numbers.percent(line['hidden'])})"
+    return f"{line['verdict']}: {line['say']}" if line["say"] else str(line["verdict"])
