@@ -10,32 +10,17 @@ Which trick pays how much is in docs/fast_numpy.md; benchmarks/numpy_fast_limits
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from backends.numpy_kernels import (
-    ACTIVATIONS,
-    LOSSES,
-    STEP_SLOTS,
-    LastLayer,
-    with_shared_slopes,
-)
-from backends.numpy_plan import Plan, blocks
+from backends.numpy_kernels import ACTIVATIONS, LOSSES, STEP_SLOTS
+from backends.numpy_pass import LayerArrays, Layout, Pass
+from backends.numpy_plan import Written, empty
 from backends.numpy_updates import Update
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer
-
-FOLDED = 4096
-"""Up to this many weights a layer's b is a column of W, fed by a unit that is always 1: one product
-does what else takes an addition, and in the backward pass a sum. Larger layers lose by it."""
-
-FOLDED_INPUTS = 16
-"""The same for the first layer, where the ones must be put beside x in every batch."""
 
 ONE_UPDATE_BYTES = 512 * 1024
 """Up to this size all parameters are updated at once; above, each layer's as soon as its gradient
@@ -46,61 +31,11 @@ CHUNK_BYTES = 512 * 1024
 
 CHUNK_STEPS = 64
 
-SHARED_SLOPES = 1024
-"""Up to this many units times samples, all sigmoids, f' of all layers is computed at once."""
+PREDICTED = 1024
+"""Rows that ``predict`` takes at a time, so that its arrays stay small."""
 
 BATCH_SIZES = 2
 """For so many batch sizes the buffers are kept: the usual one and that of a last, short batch."""
-
-
-@dataclass(frozen=True)
-class LayerArrays:
-    """One layer's part of a flat array, as views.
-
-    Attributes:
-        flat: (n_out * n_in + n_out,), all of it; without the last n_out where there is no b.
-        w: (n_out * n_in,), the entries of W as they lie in memory.
-        W: (n_out, n_in).
-        b: (n_out,), or None.
-        both: (n_in + 1, n_out), W transposed with b as its last row, where b is folded into W.
-    """
-
-    flat: Array
-    w: Array
-    W: Array
-    b: Array | None
-    both: Array | None
-
-
-class Layout:
-    """Where in a flat array W and b of each layer lie."""
-
-    def __init__(self, network: MLP) -> None:
-        self.shapes = list(zip(network.sizes[1:], network.sizes, strict=False))
-        self.bias = network.bias
-        self.folded = [
-            network.bias and n_out * n_in <= FOLDED and (layer > 0 or n_in <= FOLDED_INPUTS)
-            for layer, (n_out, n_in) in enumerate(self.shapes)
-        ]
-        sizes = [n_out * (n_in + network.bias) for n_out, n_in in self.shapes]
-        ends = np.cumsum([0, *sizes]).tolist()
-        self.parts = [slice(start, end) for start, end in pairwise(ends)]
-        self.size, self.largest = ends[-1], max(sizes)
-
-    def layers(self, flat: Array) -> list[LayerArrays]:
-        """The layers of an array of all parameters, (size,)."""
-        return [self.layer(layer, flat[part]) for layer, part in enumerate(self.parts)]
-
-    def layer(self, layer: int, flat: Array) -> LayerArrays:
-        """One layer in an array that begins with its part."""
-        n_out, n_in = self.shapes[layer]
-        flat = flat[: n_out * (n_in + self.bias)]
-        w, b = flat[: n_out * n_in], flat[n_out * n_in :] if self.bias else None
-        if not self.folded[layer]:
-            return LayerArrays(flat, w, w.reshape(n_out, n_in), b, None)
-        # transposed, so that W without b has no gaps, which would cost BLAS a copy
-        both = flat.reshape(n_in + 1, n_out)
-        return LayerArrays(flat, w, both[:-1].T, b, both)
 
 
 class Chunk:
@@ -109,14 +44,15 @@ class Chunk:
     def __init__(self, network: MLP, layout: Layout, dtype: str, m: int, length: int) -> None:
         n_in, n_out = network.sizes[0], network.sizes[-1]
         self.loss, self.m, self.length = LOSSES[network.loss], m, length
-        self.x = np.empty((length, m, n_in), dtype)
+        self.x = empty((length, m, n_in), dtype)
         self.columns = self.x.transpose(0, 2, 1)
         self.ones_beside_x = layout.folded[0]
         if self.ones_beside_x:
-            self.columns = np.ones((length, n_in + 1, m), dtype)
-        self.rows_of_y = np.empty((length, m, n_out), dtype)
-        self.y, self.scaled_y, self.for_loss, self.spare = np.empty((4, length, n_out, m), dtype)
-        self.sums, self.weight, self.total = np.empty((3, length, m), dtype)
+            self.columns = empty((length, n_in + 1, m), dtype)
+            self.columns[:, -1] = 1
+        self.rows_of_y = empty((length, m, n_out), dtype)
+        self.y, self.scaled_y, self.for_loss, self.spare = empty((4, length, n_out, m), dtype)
+        self.sums, self.weight, self.total = empty((3, length, m), dtype)
         self.ones = np.ones(n_out, dtype)
         self.penalty = np.zeros(length, dtype)
         x = self.columns.transpose(0, 2, 1)
@@ -147,170 +83,6 @@ class Chunk:
             self.for_loss[:k], self.total[:k], self.y[:k], self.sums[:k], self.spare[:k]
         )
         return total / self.m + 0.5 * l2 * self.penalty[:k] if l2 else total / self.m
-
-
-class Pass:
-    """The plan of a forward and a backward pass of m samples, and the arrays that it fills.
-
-    Args:
-        weights: the layers of the parameters.
-        keep: whether z, a and delta of every layer are to be had afterwards. Else a takes the place
-            of z and is used up by its derivative, and two arrays hold all deltas in turn.
-    """
-
-    def __init__(
-        self, network: MLP, weights: list[LayerArrays], dtype: str, m: int, keep: bool
-    ) -> None:
-        self.network, self.weights, self.keep = network, weights, keep
-        self.plan = plan = Plan(dtype, *STEP_SLOTS)
-        self.ones = np.ones(m, dtype)
-        sizes = network.sizes[1:]
-        # below a layer with folded b, one unit more, which is always 1
-        rows = [n + (above.both is not None) for n, above in zip(sizes, weights[1:], strict=False)]
-        self.units = np.ones(sum(rows, sizes[-1]) * m, dtype)
-        self.fed = _split(self.units, [*rows, sizes[-1]], m)
-        self.a = [fed[:n] for fed, n in zip(self.fed, sizes, strict=True)]
-        self.activations = [ACTIVATIONS[name] for name in network.activations]
-        self.kept = [
-            plan.empty(n, m) if activation.keeps else None
-            for n, activation in zip(sizes, self.activations, strict=True)
-        ]
-        self.z = [plan.empty(n, m) for n in sizes] if keep else []
-        turns = [] if keep else [plan.empty(max(sizes) * m) for _ in sizes[:2]]
-        self.delta = [
-            plan.empty(n, m) if keep else turns[layer % 2][: n * m].reshape(n, m)
-            for layer, n in enumerate(sizes)
-        ]
-        sigmoids = set(network.activations) == {"sigmoid"} and not LOSSES[network.loss].of_logits
-        if sigmoids and not keep and self.units.size <= SHARED_SLOPES:
-            slopes = plan.empty(self.units.size)
-            hidden, last = with_shared_slopes(self.units, slopes)
-            self.activations = [hidden] * (len(sizes) - 1) + [last]
-            self.kept = [
-                kept[:n]
-                for kept, n in zip(_split(slopes, [*rows, sizes[-1]], m), sizes, strict=True)
-            ]
-
-    def forward(self) -> None:
-        """Add z^(l) = W^(l) a^(l-1) + b^(l) and a^(l) = f(z^(l)), up to the last layer's a."""
-        for layer in range(self.network.layers - 1):
-            z, kept = self.a[layer], self.kept[layer]
-            self._product(layer, z)
-            for rows in blocks(z):
-                self._bias(layer, z[rows], rows)
-                if self.keep:
-                    self.plan.call(np.copyto, self.z[layer][rows], z[rows])
-                self.activations[layer].forward(self.plan, z[rows], _cut(kept, rows))
-
-    def output(self, output: Array) -> None:
-        """Add the last layer's z and its a, put into ``output``, (n_L, m)."""
-        self._last(self.a[-1])
-        self.activations[-1].forward(self.plan, self.a[-1], self.kept[-1])
-        self.plan.call(np.copyto, output, self.a[-1])
-
-    def cotangent(self, output: Array) -> None:
-        """Add the same and the last layer's delta for dL/da in the slot y."""
-        self.output(output)
-        self.plan.call(np.copyto, self.delta[-1], "y")
-        self.activations[-1].backward(self.plan, self.delta[-1], self.a[-1], self.kept[-1])
-
-    def loss(self, scale: float, output: Array | None = None) -> None:
-        """Add the last layer's z and delta, times ``scale``, and what the loss needs."""
-        loss = LOSSES[self.network.loss]
-        z = self._last("for_loss" if loss.of_logits else self.a[-1])
-        bounded = all(activation.bounded for activation in self.activations[-2:-1])
-        last = LastLayer(
-            self.activations[-1], z, self.kept[-1], self.delta[-1], self.plan.constant(scale),
-            output, self.weights[-1].flat if bounded and self.network.layers > 1 else None,
-        )  # fmt: skip
-        loss.error(self.plan, last)
-
-    def backward(
-        self,
-        gradient: list[LayerArrays],
-        by_x: Array | None = None,
-        finish: Callable[[int], None] = lambda layer: None,
-    ) -> None:
-        """Add the errors of all layers below the last, and every layer's gradient.
-
-        Args:
-            gradient: where it goes; layers may share memory if ``finish`` is done with it.
-            by_x: (n_1, m), the input gradient; not computed where None.
-            finish: adds what is to be done with a layer's gradient.
-        """
-        spare = self.plan.empty(max(a.size for a in self.a)) if self.keep else None
-        for layer in reversed(range(self.network.layers)):
-            error = self.delta[layer - 1] if layer else by_x
-            if error is not None:
-                self.plan.call(self.weights[layer].W.T.dot, self.delta[layer], error)
-            self._gradient(layer, gradient[layer])
-            finish(layer)
-            if not layer or error is None:
-                return
-            a, kept = self.a[layer - 1], self.kept[layer - 1]
-            if spare is not None:
-                a = spare[: a.size].reshape(a.shape)
-                self.plan.call(np.copyto, a, self.a[layer - 1])
-            for rows in blocks(error):
-                self.activations[layer - 1].backward(
-                    self.plan, error[rows], a[rows], _cut(kept, rows)
-                )
-
-    def penalty(self) -> None:
-        """Add the sum of W^2 over all layers, the l2 term's."""
-        pieces = [layer.w[rows] for layer in self.weights for rows in blocks(layer.w)]
-        sums = self.plan.empty(len(pieces))
-        for index, w in enumerate(pieces):
-            self.plan.call(w.dot, w, sums[index : index + 1].reshape(()))
-        self.plan.call(np.add.reduce, sums, 0, None, "penalty")
-
-    def penalise(self, layer: int, gradient: LayerArrays, l2: float) -> None:
-        """Add l2 * W to a layer's gradient."""
-        for rows in blocks(gradient.w):
-            w, g = self.weights[layer].w[rows], gradient.w[rows]
-            term = self.plan.scratch(w)
-            self.plan.call(np.multiply, w, self.plan.constant(l2), term)
-            self.plan.call(np.add, g, term, g)
-
-    def _last(self, z: Any) -> Any:
-        layer = self.network.layers - 1
-        self._product(layer, z)
-        self._bias(layer, z)
-        if self.keep:
-            self.plan.call(np.copyto, self.z[-1], z)
-        return z
-
-    def _product(self, layer: int, z: Any) -> None:
-        weights = self.weights[layer]
-        W = weights.W if weights.both is None else weights.both.T
-        self.plan.call(W.dot, self.fed[layer - 1] if layer else "columns", z)
-
-    def _bias(self, layer: int, z: Any, rows: slice = slice(None)) -> None:
-        weights = self.weights[layer]
-        if weights.b is not None and weights.both is None:
-            self.plan.spread(np.add, z, weights.b[rows, None], z, like=self.a[layer][rows])
-
-    def _gradient(self, layer: int, gradient: LayerArrays) -> None:
-        """grad_W = delta^(l) (a^(l-1))^T and grad_b = delta^(l), summed over the samples."""
-        delta = self.delta[layer]
-        if gradient.both is not None:
-            dot: Any = self.fed[layer - 1].dot if layer else "columns_dot"
-            self.plan.call(dot, delta.T, gradient.both)
-            return
-        self.plan.call(delta.dot, self.fed[layer - 1].T if layer else "x", gradient.W)
-        if gradient.b is not None:
-            # a product with ones: 0.3 us for 32 x 64, where np.add.reduce takes 1.7
-            self.plan.call(delta.dot, self.ones, gradient.b)
-
-
-def _split(flat: Array, rows: list[int], m: int) -> list[Array]:
-    """A flat array as arrays of (n, m), one after the other."""
-    ends = np.cumsum([0, *rows]) * m
-    return [flat[a:b].reshape(-1, m) for a, b in pairwise(ends)]
-
-
-def _cut(array: Array | None, rows: slice) -> Array | None:
-    return None if array is None else array[rows]
 
 
 class Trainer:
@@ -353,15 +125,14 @@ class Trainer:
         steps.backward(gradient, finish=finish)
         if whole:
             update.plan(steps.plan, slice(None), P, G)
-        self.step = steps.plan.written_out()
+        self.steps = steps.plan.written_out()
 
     def run(self, x: Array, y: Array, order: Array) -> Array:
         """A step for each row of ``order``, (steps, m); the losses before each."""
         losses = np.empty(len(order), x.dtype)
         for start in range(0, len(order), self.chunk.length):
             rows = order[start : start + self.chunk.length]
-            for slot in self.chunk.gather(x, y, rows, self.scale):
-                self.step(*slot)
+            self.steps(self.chunk.gather(x, y, rows, self.scale))
             losses[start : start + len(rows)] = self.chunk.losses(len(rows), self.l2)
         return losses
 
@@ -371,7 +142,7 @@ class FastModel(Model):
 
     def __init__(self, backend: Backend, network: MLP, parameters: Parameters) -> None:
         self.layout = Layout(network)
-        self.P = np.empty(self.layout.size, backend.dtype)
+        self.P = empty(self.layout.size, backend.dtype)
         self.layers = self.layout.layers(self.P)
         self.signs = [ACTIVATIONS[name].sign for name in network.activations]
         self.update: Update | None = None
@@ -398,12 +169,23 @@ class FastModel(Model):
         return self._signed(self.layers)
 
     def forward(self, x: Array) -> Array:
-        output = np.empty((self.network.sizes[-1], len(x)), x.dtype)
-        forward = Pass(self.network, self.layers, self.backend.dtype, len(x), keep=False)
-        forward.forward()
-        forward.output(output)
-        self._run_once(forward.plan, x)
-        return output.T
+        output = np.empty((len(x), self.network.sizes[-1]), x.dtype)
+        passes: dict[int, tuple[Array, Written]] = {}
+        for start in range(0, len(x), PREDICTED):
+            columns = x[start : start + PREDICTED].T
+            m = columns.shape[1]
+            if m not in passes:
+                forward = Pass(self.network, self.layers, self.backend.dtype, m, keep=False)
+                forward.forward()
+                a = forward.output()
+                passes[m] = a, forward.plan.written_out()
+            a, run = passes[m]
+            if self.layout.folded[0]:
+                columns = np.vstack([columns, np.ones((1, m), x.dtype)])
+            with np.errstate(over="ignore"):
+                run([tuple(columns if slot == "columns" else None for slot in STEP_SLOTS)])
+            output[start : start + m] = a.T
+        return output
 
     def differentiate(
         self, x: Array, y: Array | None, cotangent: Array | None, l2: float
@@ -413,14 +195,23 @@ class FastModel(Model):
         output = found.plan.empty(self.network.sizes[-1], m)
         gradient = self.layout.layers(found.plan.empty(self.layout.size))
         by_x = found.plan.empty(self.network.sizes[0], m)
-        found.penalty()
+        if l2:
+            found.penalty()
         found.forward()
         if cotangent is None:
             found.loss(1 / m, output)
         else:
             found.cotangent(output)
-        found.backward(gradient, by_x, lambda layer: found.penalise(layer, gradient[layer], l2))
-        chunk = self._run_once(found.plan, x, cotangent if y is None else y)
+        found.backward(gradient, by_x)
+        for layer in range(self.network.layers if l2 else 0):
+            found.penalise(layer, gradient[layer], l2)
+        chunk = Chunk(self.network, self.layout, dtype, m, 1)
+        target = cotangent if y is None else y
+        assert target is not None
+        with np.errstate(over="ignore"):
+            found.plan.written_out()(
+                chunk.gather(x, target, np.arange(m)[None], np.array(1 / m, dtype))
+            )
         return Backpropagation(
             loss=None if y is None else chunk.losses(1, l2)[0],
             z=tuple(sign * z.T for sign, z in zip(self.signs, found.z, strict=True)),
@@ -435,7 +226,7 @@ class FastModel(Model):
             self.update = Update(optimizer, self.layout.size, self.backend.dtype)
             self.trainers.clear()
             whole = self.P.nbytes <= ONE_UPDATE_BYTES
-            self.G = np.empty(self.layout.size if whole else self.layout.largest, self.P.dtype)
+            self.G = empty(self.layout.size if whole else self.layout.largest, self.P.dtype)
         self.update.reset()
 
     def steps(self, x: Array, y: Array, order: Array, optimizer: Optimizer) -> Array:
@@ -450,16 +241,6 @@ class FastModel(Model):
         self.trainers[m] = trainer
         with np.errstate(over="ignore"):  # of the sigmoid's e^-z, which rightly gives 0
             return trainer.run(x, y, order)
-
-    def _run_once(self, plan: Plan, x: Array, y: Array | None = None) -> Chunk:
-        """Run a plan on all of x, as a chunk of one step."""
-        chunk = Chunk(self.network, self.layout, self.backend.dtype, len(x), 1)
-        if y is None:
-            y = np.zeros((len(x), self.network.sizes[-1]), x.dtype)
-        (slot,) = chunk.gather(x, y, np.arange(len(x))[None], np.array(1 / len(x), x.dtype))
-        with np.errstate(over="ignore"):
-            plan.written_out()(*slot)
-        return chunk
 
     def _signed(self, layers: list[LayerArrays]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
         """W and b of layers as the document has them."""

@@ -157,7 +157,7 @@ def _softmax(plan: Plan, z: Array, kept: Array | None) -> None:
     A unit is a row, so that the largest is found across rows, entry by entry in vector registers:
     1.0 us for 10 x 64, where the same along rows of 10 takes 3.5.
     """
-    largest, total = np.empty((2, z.shape[1]), plan.dtype)
+    largest, total = plan.empty(2, z.shape[1])
     plan.call(np.maximum.reduce, z, 0, None, largest)
     plan.call(np.subtract, z, largest, z)
     plan.call(np.exp, z, z)
@@ -220,6 +220,10 @@ x (m, n_1), columns its transpose and columns_dot that one's method; y (n_L, m),
 times ``scale``, weight (m,) the sums of scaled_y over the outputs; for_loss (n_L, m) and total
 (m,); penalty (), the sum of W^2.
 """
+
+
+SAFE = 0.7
+"""How much of the largest exponent e^z may use in a softmax: the rest is for sums and quotients."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +340,7 @@ def _shift(largest: Array, bound: Array | None, inputs: int) -> Callable[[Array]
 
     if bound is None:
         return shift
-    safe = 0.7 * float(np.log(np.finfo(bound.dtype).max))  # 62 in float32: many e^62 have a sum
+    safe = SAFE * float(np.log(np.finfo(bound.dtype).max))  # 62 in float32
     limit = safe**2 / inputs
 
     def shift_large(z: Array, norm: Callable[[Array], float] = bound.dot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backends.numpy_plan import Plan, blocks
+from backends.numpy_plan import Plan, blocks, empty
 from bpbench.network import Array
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
 
@@ -21,11 +21,11 @@ class Update:
         count = {"SGD": 1 if getattr(optimizer, "momentum", 0) else 0, "RMSProp": 1, "Adam": 2}
         if type(optimizer).__name__ not in count:
             raise NotImplementedError(f"numpy has no formula for {optimizer}")
-        self.state = [np.zeros(size, dtype) for _ in range(count[type(optimizer).__name__])]
+        self.state = [empty(size, dtype) for _ in range(count[type(optimizer).__name__])]
         self.scale = optimizer.learning_rate if isinstance(optimizer, SGD) else 1.0
         self.changes = not isinstance(optimizer, SGD)
         """Whether a step needs ``advance`` before it."""
-        self.t = 0
+        self.reset()
         self.rate = np.zeros((), dtype)
         self.epsilon = np.zeros((), dtype)
 

@@ -174,6 +174,8 @@ class Parameters:
 
     def astype(self, dtype: DTypeLike) -> Parameters:
         """The same parameters rounded to another dtype."""
+        if all(array.dtype == dtype for array in (*self.W, *self.b)):
+            return self  # frozen, and so as good as a copy
         return Parameters(
             tuple(W.astype(dtype) for W in self.W), tuple(b.astype(dtype) for b in self.b)
         )
