@@ -19,6 +19,7 @@ from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer
 from bpbench.verify import truth
 from bpbench.verify.truth import FORMULAS, Formula
+from bpbench.verify.variance import BENDS, precision
 
 
 def _sigmoid(z: Array) -> tuple[Array, Array]:
@@ -66,28 +67,29 @@ PLAIN: dict[str, Formula] = {
 """The activations as frameworks compute them, cancellation and all."""
 
 
-IMPLEMENTATION = 2.0
-"""Units of roundoff by which our runs' activations are made to err: libraries differ by as much."""
+IMPLEMENTATION = 0.5
+"""The share of the standard deviation allowed to activations by which ours are made to err."""
 
 
 def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formula]:
     """Plain and careful formulas by turns, each value off by as much as libraries differ."""
-    unit = float(np.finfo(dtype).eps) / 2
+    p = precision(dtype)
 
-    def erring(formula: Formula) -> Formula:
+    def erring(name: str, formula: Formula) -> Formula:
         def evaluate(z: Array) -> tuple[Array, Array]:
             a, slope = formula(z)
-            return a * factor(a), slope * factor(slope)
+            wide = [v.astype(np.float64) for v in (z, a, slope)]
+            bend = BENDS[name](wide[0], wide[1], wide[2], p)
+            return off(a, bend.value), off(slope, bend.slope)
 
         return evaluate
 
-    def factor(values: Array) -> Array:
-        errors = IMPLEMENTATION * unit * rng.standard_normal(values.shape)
-        return np.asarray(1 + errors, values.dtype)
+    def off(values: Array, sigma: Array | float) -> Array:
+        errors = IMPLEMENTATION * sigma * rng.standard_normal(values.shape)
+        return np.asarray(values + errors, values.dtype)
 
-    exact = ("identity",)
     chosen = PLAIN if run % 2 == 0 else FORMULAS
-    return {name: f if name in exact else erring(f) for name, f in chosen.items()}
+    return {name: erring(name, formula) for name, formula in chosen.items()}
 
 
 def count(network: MLP, rows: int) -> int:
