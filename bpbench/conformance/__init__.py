@@ -1,0 +1,168 @@
+"""Is a backend a good citizen? Everything that the interface promises, tried one by one.
+
+A promise is a sentence about what a backend does; keeping it is tried on small networks, against
+the truth where there is one, and what breaks it is named: not only that training is wrong, but that
+the losses are those after the step, or that the order of the rows is ignored.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from bpbench.conformance.promise import Promise, Subject
+from bpbench.conformance.results import PROMISES as OF_RESULTS
+from bpbench.conformance.training import PROMISES as OF_TRAINING
+from bpbench.errors import Unsupported, UsageError, unknown
+from bpbench.registry import backend_class, split_mode
+
+if TYPE_CHECKING:
+    from bpbench.backend import Backend
+
+__all__ = ["ConformanceReport", "Promise", "Tried", "conform", "promises"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One promise, in one way of running the backend.
+
+    Attributes:
+        promise: the sentence.
+        way: mode, device and dtype.
+        faults: what breaks it; empty where it is kept.
+    """
+
+    promise: str
+    way: str
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ConformanceReport:
+    """What became of every promise of one backend."""
+
+    backend: str
+    tried: tuple[Tried, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every promise was kept."""
+        return not any(one.faults for one in self.tried)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "backend": self.backend,
+            "passed": self.passed,
+            "tried": [asdict(one) for one in self.tried],
+        }
+
+    def __str__(self) -> str:
+        broken = [one for one in self.tried if one.faults]
+        kept = len(self.tried) - len(broken)
+        lines = [f"{self.backend}: {kept} of {len(self.tried)} promises kept"]
+        for one in broken:
+            lines.append(f"  broken ({one.way}): {one.promise}")
+            lines += [f"    - {fault}" for fault in one.faults]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(one.promise)}</td><td>{html.escape(one.way)}</td>"
+            f"<td>{html.escape('; '.join(one.faults)) or 'kept'}</td></tr>"
+            for one in self.tried
+        )
+        return (
+            f"<p><b>{html.escape(self.backend)}</b></p><table><tr><th>promise</th><th>way</th>"
+            f"<th>found</th></tr>{rows}</table>"
+        )
+
+
+def promises(
+    backend: str | type[Backend],
+    modes: Sequence[str] | None = None,
+    devices: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+) -> list[Promise]:
+    """Every promise of a backend, in each of its modes, devices and dtypes.
+
+    Args:
+        backend: a class, a name, "name:mode" or "path.py:Class".
+        modes, dtypes: those to try; all that it claims where None.
+        devices: likewise; "cpu", or its first, where None.
+
+    Raises:
+        UsageError: no such backend, mode, device or dtype.
+        MissingBackend: its package is not installed.
+    """
+    kind, wanted = _class_of(backend, modes)
+    ways = []
+    for mode in wanted:
+        for device in devices or (("cpu",) if "cpu" in kind.devices else kind.devices[:1]):
+            for dtype in dtypes or kind.dtypes:
+                ways.append(Subject(_of_mode(backend, kind, mode), mode, device, dtype))
+    if not ways:
+        raise UsageError(f"backend {kind.__name__} claims no mode, device or dtype to try")
+    return [
+        Promise(sentence, subject, test)
+        for subject in ways
+        for sentence, test in (*OF_RESULTS, *OF_TRAINING)
+    ]
+
+
+def _class_of(
+    backend: str | type[Backend], modes: Sequence[str] | None
+) -> tuple[type[Backend], Sequence[str]]:
+    if not isinstance(backend, str):
+        from bpbench.backend import Backend
+
+        if not (isinstance(backend, type) and issubclass(backend, Backend)):
+            raise UsageError(f"{backend!r} is no subclass of bpbench.Backend")
+        kind, named = backend, None
+    else:
+        name, named = split_mode(backend)
+        kind = backend_class(name, named)
+    known = getattr(kind, "modes", ())
+    wanted = modes or ((named,) if named else known)
+    for mode in wanted:
+        if mode not in known and not isinstance(backend, str):
+            raise unknown(f"backend {kind.__name__}: mode", mode, known)
+    return kind, wanted
+
+
+def _of_mode(backend: str | type[Backend], kind: type[Backend], mode: str) -> type[Backend]:
+    """The class that has a mode: built-in backends may have several."""
+    if not isinstance(backend, str):
+        return kind
+    return backend_class(split_mode(backend)[0], mode)
+
+
+def conform(
+    backend: str | type[Backend],
+    *,
+    modes: Sequence[str] | None = None,
+    devices: Sequence[str] | None = None,
+    dtypes: Sequence[str] | None = None,
+) -> ConformanceReport:
+    """Try every promise of a backend; see ``promises`` for the arguments.
+
+    A combination of mode, device and dtype that the backend says it cannot do (``Unsupported``) is
+    left out; nothing else that it raises ends the suite.
+    """
+    asked = promises(backend, modes, devices, dtypes)
+    tried = []
+    unsupported: dict[str, str] = {}
+    for promise in asked:
+        if promise.way in unsupported:
+            continue
+        try:
+            tried.append(Tried(promise.sentence, promise.way, tuple(promise.keep())))
+        except Unsupported as error:
+            unsupported[promise.way] = str(error)
+    if not tried:
+        reasons = "; ".join(dict.fromkeys(unsupported.values()))
+        raise UsageError(f"no combination of mode, device and dtype could be tried: {reasons}")
+    name = backend if isinstance(backend, str) else backend.__name__
+    return ConformanceReport(name, tuple(tried))

@@ -1,0 +1,119 @@
+"""What is a promise, and on what is it tried? A sentence, a test, and small networks."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bpbench.backend import Backend, Model
+from bpbench.errors import Unsupported
+from bpbench.network import HIDDEN_ACTIVATIONS, MLP, Array, Parameters
+from bpbench.verify.diagnose.probe import Probe, draw
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One way of running a backend."""
+
+    kind: type[Backend]
+    mode: str
+    device: str
+    dtype: str
+
+    def model(self, network: MLP, parameters: Parameters) -> Model:
+        """A fresh model."""
+        backend = self.kind(mode=self.mode, device=self.device, dtype=self.dtype)
+        return backend.model(network, parameters)
+
+    def __str__(self) -> str:
+        return f"{self.mode}, {self.device}, {self.dtype}"
+
+    @property
+    def close(self) -> float:
+        """The relative deviation that the dtype allows where formulas are the same."""
+        return 1e-11 if self.dtype == "float64" else 2e-4
+
+
+Test = Callable[[Subject], list[str]]
+"""Tries a promise and says what breaks it."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """One promise of one way of running a backend."""
+
+    sentence: str
+    subject: Subject
+    test: Test
+
+    @property
+    def way(self) -> str:
+        """Mode, device and dtype."""
+        return str(self.subject)
+
+    def __str__(self) -> str:
+        return f"{self.sentence} ({self.way})"
+
+    def keep(self) -> list[str]:
+        """Try the promise; what the backend raises breaks it too.
+
+        Raises:
+            Unsupported: the backend says that it cannot be run in this way.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                return self.test(self.subject)
+        except Unsupported:
+            raise
+        except Exception as error:  # noqa: BLE001  # what a backend raises is a broken promise
+            return [f"raises {type(error).__name__}: {error}{_line(error)}"]
+
+
+def _line(error: Exception) -> str:
+    """The last line of somebody's own code that the error came through."""
+    ours = str(Path(__file__).parent.parent)
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith(ours) and "site-packages" not in frame.filename
+    ]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+# ── Networks ───────────────────────────────────────────────────────────────────────────────────
+
+EVERY = MLP((6, 9, 8, 7, 10, 9, 8, 7, 6, 5, 3), HIDDEN_ACTIVATIONS, "identity")
+"""Every hidden activation, one above the other."""
+ENTROPY = MLP((7, 5, 4), "tanh", "softmax", "cross_entropy")
+BINARY = MLP((4, 6, 3), "sigmoid", "sigmoid", "binary_cross_entropy", bias=False)
+SQUARED = MLP((5, 4, 3), "silu", "softmax")
+"""The Jacobian of a softmax that no cross-entropy cancels."""
+TRAINED = MLP((5, 7, 3), "tanh", "softmax", "cross_entropy")
+
+
+def case(network: MLP, samples: int = 6, seed: int = 0, l2: float = 0.0) -> Probe:
+    """Parameters and data for a network, exact in float32."""
+    return draw(network, samples, seed, l2, "conformance")
+
+
+def apart(one: Array, other: Array) -> float:
+    """The largest difference of two arrays, as a share of the larger one's largest entry."""
+    a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if a.shape != b.shape:
+        return float("inf")
+    size = max(float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0)))
+    gap = float(np.abs(a - b).max(initial=0))
+    if not np.isfinite(gap):
+        return float("inf")
+    return gap / size if size else 0.0
+
+
+def furthest(one: Parameters, other: Parameters) -> float:
+    """The largest ``apart`` of the arrays of two sets of parameters."""
+    if one.sizes != other.sizes or len(one.b) != len(other.b):
+        return float("inf")
+    return max(apart(a, b) for a, b in zip((*one.W, *one.b), (*other.W, *other.b), strict=True))

@@ -1,0 +1,370 @@
+"""Does a backend compute the right things, in the right form, and leave all else alone?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from bpbench.backend import Backend, Backpropagation
+from bpbench.conformance.promise import (
+    BINARY,
+    ENTROPY,
+    EVERY,
+    SQUARED,
+    Subject,
+    Test,
+    apart,
+    case,
+    furthest,
+)
+from bpbench.errors import UsageError
+from bpbench.network import MLP, Array, Parameters, initial_parameters
+from bpbench.verify.diagnose.probe import Probe, at_zero, saturated
+from bpbench.verify.verdict import Report, judge
+
+L2 = 0.125
+
+
+def _names_itself(subject: Subject) -> list[str]:
+    """Name, modes, devices and dtypes are there, and wrong ones are refused."""
+    kind = subject.kind
+    faults = []
+    if not (isinstance(getattr(kind, "name", None), str) and kind.name):
+        faults.append("the class has no name; expected a class attribute such as name = 'mine'")
+    for attribute in ("modes", "devices", "dtypes"):
+        value = getattr(kind, attribute, None)
+        if not (isinstance(value, tuple) and value and all(isinstance(v, str) for v in value)):
+            faults.append(f"{attribute} is {value!r}; expected a tuple of names")
+    unknown_dtypes = set(getattr(kind, "dtypes", ())) - {"float32", "float64"}
+    if unknown_dtypes:
+        faults.append(
+            f"dtypes holds {', '.join(sorted(unknown_dtypes))}; float32, float64 are known"
+        )
+    try:
+        kind(mode="no such mode")
+    except UsageError:
+        pass
+    else:
+        faults.append("an unknown mode is not refused: call super().__init__ in __init__")
+    backend = kind(mode=subject.mode, device=subject.device, dtype=subject.dtype)
+    if (backend.mode, backend.dtype) != (subject.mode, subject.dtype):
+        faults.append(f"asked for {subject}, the backend says it is {backend!r}")
+    return faults
+
+
+# ── Right ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _judged(subject: Subject, probe: Probe, cotangent: Array | None = None) -> Report:
+    """The verdict on one backpropagation."""
+    model = subject.model(probe.network, probe.parameters)
+    y = None if cotangent is not None else probe.y
+    found = model.backpropagate(probe.x, y, cotangent=cotangent, l2=probe.l2)
+    return judge(
+        probe.network, probe.parameters, probe.x, y, found, subject.dtype,
+        cotangent=cotangent, l2=probe.l2,
+    )  # fmt: skip
+
+
+def _said(report: Report, probe: Probe) -> list[str]:
+    return [f"{probe.network}: {finding.say}" for finding in report.findings]
+
+
+def _right_everywhere(subject: Subject) -> list[str]:
+    """Loss, z, a, delta, gradients and input gradient, for every activation and loss."""
+    faults = []
+    for probe in (case(EVERY, 4), case(ENTROPY), case(BINARY), case(SQUARED), case(ENTROPY, 1)):
+        report = _judged(subject, probe)
+        if report.verdict not in ("right", "noise-limited"):
+            faults += _said(report, probe)
+    return [*_diagnosed(subject, 0.0), *faults] if faults else []
+
+
+def _diagnosed(subject: Subject, l2: float) -> list[str]:
+    """What the diagnosis says of a backend's gradients, as of any person's."""
+    from bpbench.verify.check import check
+
+    network = MLP(ENTROPY.sizes, ENTROPY.hidden, ENTROPY.output, ENTROPY.loss)
+
+    def gradients(W: list[Array], b: list[Array], x: Array, y: Array) -> Any:
+        sizes = Parameters(tuple(W), tuple(b)).sizes
+        asked = MLP(sizes, network.hidden, network.output, network.loss)
+        model = subject.model(asked, Parameters(tuple(W), tuple(b)))
+        found = model.backpropagate(x, y, l2=l2)
+        return found.gradients.W, found.gradients.b
+
+    report = check(
+        network, gradients, weights="out_in", samples="rows", labels="as given", l2=l2,
+        dtype=subject.dtype,
+    )  # fmt: skip
+    return [f"{f.mistake}: {f.say}" for f in report.findings if f.mistake != "unknown"]
+
+
+def _weight_decay(subject: Subject) -> list[str]:
+    """The l2 term is in the loss and in dW, and not in db."""
+    probe = case(ENTROPY, l2=L2)
+    model = subject.model(probe.network, probe.parameters)
+    plain = model.backpropagate(probe.x, probe.y)
+    report = _judged(subject, probe)
+    if report.verdict in ("right", "noise-limited"):
+        return []
+    found = model.backpropagate(probe.x, probe.y, l2=L2)
+    assert found.loss is not None
+    assert plain.loss is not None
+    faults = []
+    same = all(map(np.array_equal, found.gradients.W, plain.gradients.W))
+    if same:
+        faults.append("l2 is ignored: dW is the same with it and without")
+    if found.loss == plain.loss:
+        faults.append("l2 is not in the loss: it is the same with it and without")
+    if not same:
+        faults += _diagnosed(subject, L2)
+    return [*faults, *_said(report, probe)]
+
+
+def _cotangents(subject: Subject) -> list[str]:
+    """A cotangent of a[-1] gives its own gradients, and no loss."""
+    faults = []
+    for network in (ENTROPY, BINARY, SQUARED):
+        probe = case(network)
+        rng = np.random.default_rng(1)
+        cotangent = _representable(np.asarray(rng.standard_normal(probe.y.shape)))
+        model = subject.model(network, probe.parameters)
+        found = model.backpropagate(probe.x, cotangent=cotangent)
+        twice = model.backpropagate(probe.x, cotangent=2 * cotangent)
+        if found.loss is not None:
+            faults.append(f"{network}: loss is {found.loss!r} with a cotangent; expected None")
+        if all(map(np.array_equal, found.gradients.W, twice.gradients.W)):
+            faults.append(f"{network}: the cotangent is ignored: twice as much changes nothing")
+        report = _judged(subject, probe, cotangent)
+        if report.verdict not in ("right", "noise-limited"):
+            faults += [f"with a cotangent, {say}" for say in _said(report, probe)]
+    return faults
+
+
+def _corners(subject: Subject) -> list[str]:
+    """The derivative of relu at 0 is 0, of leaky_relu its slope; saturated outputs stay exact."""
+    faults = []
+    for name in ("relu", "leaky_relu"):
+        network = MLP((5, 6, 3), name, "identity")
+        probe = at_zero(case(network))
+        report = _judged(subject, probe)
+        if report.verdict not in ("right", "noise-limited"):
+            faults += [f"where z is exactly 0: {say}" for say in _said(report, probe)]
+    for network in (ENTROPY, BINARY):
+        edge = saturated(case(network))
+        W, b = (tuple(map(_representable, arrays)) for arrays in (edge.W, edge.b))
+        probe = replace(edge, W=W, b=b)
+        report = _judged(subject, probe)
+        if report.verdict == "wrong":
+            faults += [f"where outputs saturate: {say}" for say in _said(report, probe)]
+    return faults
+
+
+def _representable(array: Array) -> Array:
+    """Rounded to what float32 holds, so that every dtype is given the same numbers."""
+    return np.asarray(array.astype(np.float32), np.float64)
+
+
+def _predictions(subject: Subject) -> list[str]:
+    """predict gives a[-1], also after new parameters."""
+    probe = case(ENTROPY)
+    model = subject.model(ENTROPY, probe.parameters)
+    faults = []
+    model.predict(probe.x)
+    for parameters, when in (
+        (probe.parameters, "at first"), (initial_parameters(ENTROPY, 3), "after set_parameters"),
+    ):  # fmt: skip
+        model.set_parameters(parameters)
+        output = model.predict(probe.x)
+        a = model.backpropagate(probe.x, probe.y).a[-1]
+        if output.shape != a.shape:
+            faults.append(f"predict gives shape {output.shape}; a[-1] has {a.shape}")
+        elif apart(output, a) > subject.close:
+            gap = apart(output, a)
+            faults.append(f"predict differs from a[-1] {when}, by {gap:.2g} of the largest entry")
+        if output.dtype != np.dtype(subject.dtype):
+            faults.append(f"predict gives {output.dtype}; {subject.dtype} was claimed")
+    return faults
+
+
+# ── Form ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _forms(subject: Subject) -> list[str]:
+    """Counts, shapes and dtypes are as promised, and everything is on the host."""
+    probe = case(ENTROPY)
+    found = subject.model(ENTROPY, probe.parameters).backpropagate(probe.x, probe.y)
+    faults = []
+    if not isinstance(found.loss, float):
+        faults.append(f"loss is a {type(found.loss).__name__}; expected a float")
+    for name, array in _arrays(found):
+        if not isinstance(array, np.ndarray):
+            faults.append(f"{name} is a {type(array).__name__}; expected an array of NumPy")
+        elif array.dtype != np.dtype(subject.dtype):
+            faults.append(f"{name} is {array.dtype}; {subject.dtype} was claimed: wrong dtype")
+    bare = subject.model(BINARY, case(BINARY).parameters)
+    without = bare.backpropagate(case(BINARY).x, case(BINARY).y)
+    if len(without.gradients.b) or len(bare.parameters().b):
+        faults.append("a network with bias=False has biases; expected b == ()")
+    return faults
+
+
+def _arrays(found: Backpropagation[Array]) -> list[tuple[str, Any]]:
+    named = [("input_gradient", found.input_gradient)]
+    for name, arrays in (
+        ("z", found.z), ("a", found.a), ("delta", found.delta),
+        ("dW", found.gradients.W), ("db", found.gradients.b),
+    ):  # fmt: skip
+        named += [(f"{name}[{layer}]", array) for layer, array in enumerate(arrays)]
+    return named
+
+
+def _parameters_return(subject: Subject) -> list[str]:
+    """parameters() gives what was set, rounded to the dtype, bit for bit."""
+    first, second = initial_parameters(ENTROPY, 1), initial_parameters(ENTROPY, 2)
+    model = subject.model(ENTROPY, first)
+    faults = []
+    for given, when in ((first, "when the model was made"), (second, "by set_parameters")):
+        if given is second:
+            model.set_parameters(second)
+        back = model.parameters()
+        if back.digest() != given.astype(subject.dtype).digest():
+            gap = furthest(back, given)
+            kind = "in another dtype" if gap < subject.close else f"off by {gap:.2g}"
+            faults.append(f"parameters() does not give what was set {when}: {kind}")
+    return faults
+
+
+# ── Leaving all else alone ─────────────────────────────────────────────────────────────────────
+
+
+def _repeatable(subject: Subject) -> list[str]:
+    """backpropagate gives the same again, and moves no parameter."""
+    probe, other = case(ENTROPY), case(ENTROPY, seed=5)
+    model = subject.model(ENTROPY, probe.parameters)
+    before = model.parameters()
+    first = model.backpropagate(probe.x, probe.y, l2=L2)
+    kept = [(name, np.array(array)) for name, array in _arrays(first)]
+    model.backpropagate(other.x, other.y)
+    model.predict(other.x)
+    faults = []
+    for (name, array), (_, then) in zip(_arrays(first), kept, strict=True):
+        if not np.array_equal(array, then):
+            faults.append(
+                f"{name} of one call is overwritten by the next: the returned array shares memory "
+                "with the model; return a copy"
+            )
+            break
+    again = model.backpropagate(probe.x, probe.y, l2=L2)
+    for (name, array), (_, then) in zip(_arrays(again), kept, strict=True):
+        gap = apart(array, then)
+        if gap > subject.close:
+            doubled = apart(array, 2 * then) <= subject.close or gap > 0.3
+            why = "gradients accumulate or depend on earlier calls" if doubled else "it changes"
+            faults.append(f"{name} differs in a second call with the same arguments: {why}")
+            break
+    if furthest(before, model.parameters()) > 0:
+        faults.append("backpropagate moves the parameters")
+    return faults
+
+
+def _own_memory(subject: Subject) -> list[str]:
+    """What is done to a returned array changes nothing in the model."""
+    probe = case(ENTROPY)
+    model = subject.model(ENTROPY, probe.parameters)
+    right = model.backpropagate(probe.x, probe.y)
+    expected = [np.array(array) for _, array in _arrays(right)]
+    for _, array in _arrays(right):
+        _spoil(array)
+    _spoil(model.predict(probe.x))
+    returned = model.parameters()
+    for array in (*returned.W, *returned.b):
+        _spoil(array)
+    W, b = model.read_parameters()
+    for device_array in (*W, *b):
+        _spoil(model.download(device_array))
+    found = model.backpropagate(probe.x, probe.y)
+    for (name, array), then in zip(_arrays(found), expected, strict=True):
+        if apart(array, then) > subject.close:
+            return [
+                f"overwriting returned arrays changes {name}: they share memory with the model; "
+                "download must return a copy"
+            ]
+    return []
+
+
+def _spoil(array: Array) -> None:
+    """Overwrite an array, if it can be written to at all."""
+    if isinstance(array, np.ndarray) and array.flags.writeable and array.size:
+        array[...] = np.nan
+
+
+def _inputs_untouched(subject: Subject) -> list[str]:
+    """x, y, cotangent, order and the parameters that were given stay as they were."""
+    from bpbench.optimizers import SGD
+
+    probe = case(ENTROPY)
+    W = [np.array(w, subject.dtype) for w in probe.W]
+    b = [np.array(v, subject.dtype) for v in probe.b]
+    given = Parameters(tuple(W), tuple(b))
+    digest = given.digest()
+    model = subject.model(ENTROPY, given)
+    cotangent = np.array(probe.y, subject.dtype)
+    order = np.arange(6).reshape(2, 3)
+    x, y = np.array(probe.x, subject.dtype), np.array(probe.y, subject.dtype)
+    arrays = {"x": x, "y": y, "cotangent": cotangent, "order": order}
+    kept = {name: array.copy() for name, array in arrays.items()}
+    model.backpropagate(x, y)
+    model.backpropagate(x, cotangent=cotangent)
+    model.predict(x)
+    model.train(x, y, order, SGD(learning_rate=0.5))
+    faults = [
+        f"{name} is changed in place: copy before writing"
+        for name, array in arrays.items()
+        if not np.array_equal(array, kept[name])
+    ]
+    if given.digest() != digest:
+        faults.append("the Parameters that were given are changed by training: do not keep them")
+    for array in arrays.values():
+        array.flags.writeable = False
+    model.set_parameters(given)
+    model.backpropagate(x, y)
+    model.train(x, y, order, SGD(learning_rate=0.5))
+    return faults
+
+
+def _independent(subject: Subject) -> list[str]:
+    """Two models of one backend do not know of each other."""
+    from bpbench.optimizers import SGD
+
+    backend: Backend = subject.kind(mode=subject.mode, device=subject.device, dtype=subject.dtype)
+    probe, other = case(ENTROPY), case(ENTROPY, seed=5)
+    one = backend.model(ENTROPY, probe.parameters)
+    before = one.backpropagate(probe.x, probe.y)
+    two = backend.model(ENTROPY, other.parameters)
+    two.train(other.x, other.y, np.arange(6).reshape(2, 3), SGD(learning_rate=0.5))
+    after = one.backpropagate(probe.x, probe.y)
+    gap = max(map(apart, before.gradients.W, after.gradients.W))
+    if gap > subject.close or furthest(one.parameters(), probe.parameters) > 1e-6:
+        return ["a second model of the same backend changes the first: keep state in the model"]
+    return []
+
+
+PROMISES: tuple[tuple[str, Test], ...] = (
+    ("it names itself and refuses what it does not have", _names_itself),
+    ("results are arrays of NumPy in the claimed dtype, of the promised shapes", _forms),
+    ("loss, z, a, delta, gradients and input gradient are right", _right_everywhere),
+    ("l2 is in the loss and in dW, and not in db", _weight_decay),
+    ("a cotangent of the output gives its own gradients", _cotangents),
+    ("corners and saturated outputs follow the conventions", _corners),
+    ("predict gives a[-1]", _predictions),
+    ("parameters() gives what was set", _parameters_return),
+    ("backpropagate gives the same again and moves nothing", _repeatable),
+    ("returned arrays are the caller's own", _own_memory),
+    ("what was passed in stays as it was", _inputs_untouched),
+    ("models do not know of each other", _independent),
+)
+"""What a backend promises of its results: the sentence, and how it is tried."""

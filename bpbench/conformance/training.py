@@ -1,0 +1,205 @@
+"""Does a backend train by the stated formulas, step by step, from one call to the next?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bpbench.backend import Model
+from bpbench.conformance.faults import name_fault
+from bpbench.conformance.promise import TRAINED, Subject, Test, apart, case, furthest
+from bpbench.errors import UsageError
+from bpbench.network import Array, Parameters
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.verdict import judge_training
+
+OPTIMIZERS: tuple[Optimizer, ...] = (
+    SGD(learning_rate=0.5),
+    SGD(learning_rate=0.25, momentum=0.5, l2=0.125),
+    SGD(learning_rate=0.25, momentum=0.5, nesterov=True),
+    RMSProp(learning_rate=0.0625, decay=0.75, epsilon=0.0625),
+    Adam(learning_rate=0.0625, beta1=0.5, beta2=0.75, epsilon=0.0625, l2=0.125),
+)
+"""Each formula once, with numbers that make every term of it count."""
+ORDER = np.array([[3, 7, 1, 0], [5, 2, 8, 6], [4, 4, 9, 3], [0, 9, 2, 7], [6, 1, 5, 8]])
+"""Five steps of four rows out of ten: no row in its place, and one twice."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What training gave."""
+
+    losses: Array
+    final: Parameters
+
+
+def _data() -> Probe:
+    return case(TRAINED, 10, seed=2)
+
+
+def _trained(model: Model, probe: Probe, orders: Sequence[Array], optimizer: Optimizer) -> _Run:
+    """Train by one call for each order."""
+    losses = [model.train(probe.x, probe.y, order, optimizer) for order in orders]
+    return _Run(np.concatenate([np.atleast_1d(loss) for loss in losses]), model.parameters())
+
+
+def _wrong(
+    subject: Subject, probe: Probe, order: Array, optimizer: Optimizer, run: _Run
+) -> list[str]:
+    """What is wrong with a training run: the fault by its name, or else where it is off."""
+    report = judge_training(
+        probe.network, probe.parameters, probe.x, probe.y, order, optimizer, run.losses,
+        run.final, subject.dtype,
+    )  # fmt: skip
+    if report.verdict != "wrong":
+        return []
+    name = name_fault(probe, order, optimizer, run.losses, run.final, subject.dtype)
+    if name is not None:
+        return [f"{optimizer}: {name}"]
+    return [f"{optimizer}: {finding.say}" for finding in report.findings]
+
+
+def _formulas(subject: Subject) -> list[str]:
+    """Losses before each step and parameters after the last, for each optimizer."""
+    probe = _data()
+    faults = []
+    for optimizer in OPTIMIZERS:
+        model = subject.model(TRAINED, probe.parameters)
+        run = _trained(model, probe, [ORDER], optimizer)
+        if np.shape(run.losses) != (len(ORDER),):
+            shape = np.shape(run.losses)
+            faults.append(f"train gives losses of shape {shape}; expected ({len(ORDER)},)")
+            continue
+        if run.losses.dtype != np.dtype(subject.dtype):
+            faults.append(f"train gives {run.losses.dtype} losses; {subject.dtype} was claimed")
+        faults += _wrong(subject, probe, ORDER, optimizer, run)
+    return faults
+
+
+def _goes_on(subject: Subject) -> list[str]:
+    """A second call goes on where the first ended: k steps are k times one step."""
+    probe = _data()
+    faults = []
+    for optimizer in (OPTIMIZERS[1], OPTIMIZERS[-1]):
+        model = subject.model(TRAINED, probe.parameters)
+        first = model.train(probe.x, probe.y, ORDER[:2], optimizer)
+        between = model.parameters()
+        kept = np.array(first)
+        second = model.train(probe.x, probe.y, ORDER[2:], optimizer)
+        run = _Run(np.concatenate([first, second]), model.parameters())
+        if furthest(between, run.final) == 0:
+            faults.append(f"{optimizer}: a second call of train changes no parameter")
+            continue
+        if not np.array_equal(first, kept):
+            faults.append("the losses of one call are overwritten by the next: return a copy")
+        off = _wrong(subject, probe, ORDER, optimizer, run)
+        one = _trained(subject.model(TRAINED, probe.parameters), probe, [ORDER], optimizer)
+        if off and not _wrong(subject, probe, ORDER, optimizer, one):
+            faults.append(
+                f"{optimizer}: {len(ORDER)} steps in two calls differ from the same in one; the "
+                "optimizer's state or the parameters do not live on from call to call"
+            )
+    return faults
+
+
+def _starts_again(subject: Subject) -> list[str]:
+    """set_parameters replaces the parameters and resets the optimizer's state."""
+    probe = _data()
+    faults = []
+    for optimizer in OPTIMIZERS[1:]:
+        model = subject.model(TRAINED, probe.parameters)
+        first = _trained(model, probe, [ORDER], optimizer)
+        model.set_parameters(probe.parameters)
+        again = _trained(model, probe, [ORDER], optimizer)
+        if apart(first.losses[:1], again.losses[:1]) > subject.close:
+            faults.append(
+                f"{optimizer}: training after set_parameters starts from stale parameters"
+            )
+        elif furthest(first.final, again.final) > subject.close:
+            faults.append(
+                f"{optimizer}: training again after set_parameters ends elsewhere: the optimizer's "
+                "state is not reset"
+            )
+    return faults
+
+
+def _uses_what_it_learned(subject: Subject) -> list[str]:
+    """predict and backpropagate use the parameters that training left."""
+    probe = _data()
+    model = subject.model(TRAINED, probe.parameters)
+    model.predict(probe.x)
+    model.train(probe.x, probe.y, ORDER, OPTIMIZERS[0])
+    fresh = subject.model(TRAINED, model.parameters())
+    faults = []
+    if apart(model.predict(probe.x), fresh.predict(probe.x)) > subject.close:
+        faults.append("after training, predict uses stale parameters")
+    found = model.backpropagate(probe.x, probe.y).gradients
+    right = fresh.backpropagate(probe.x, probe.y).gradients
+    if max(map(apart, found.W, right.W)) > subject.close:
+        faults.append("after training, backpropagate uses stale parameters")
+    return faults
+
+
+def _short_batches(subject: Subject) -> list[str]:
+    """Batches of another size, of one row, and no step at all."""
+    probe, optimizer = _data(), OPTIMIZERS[1]
+    model = subject.model(TRAINED, probe.parameters)
+    faults = []
+    losses = model.train(probe.x, probe.y, np.zeros((0, 4), int), optimizer)
+    if len(losses) or furthest(model.parameters(), probe.parameters.astype(subject.dtype)):
+        faults.append("an order of no steps gives losses or moves the parameters")
+    for order in (ORDER[:2], np.array([[9, 0]]), np.array([[2]])):
+        start = model.parameters()
+        model.set_parameters(start)
+        run = _trained(model, probe, [order], optimizer)
+        there = Probe(TRAINED, start.W, start.b, probe.x, probe.y, 0.0, "short batches")
+        for fault in _wrong(subject, there, order, optimizer, run):
+            faults.append(f"batches of {order.shape[1]}: {fault}")
+    return faults
+
+
+def _does_not_advance(subject: Subject) -> list[str]:
+    """load, batches, compile and run are the parts of train; compile advances nothing."""
+    probe, optimizer = _data(), OPTIMIZERS[1]
+    model = subject.model(TRAINED, probe.parameters)
+    batches = model.batches(model.load(probe.x, probe.y), ORDER)
+    model.compile(batches, optimizer)
+    faults = []
+    if furthest(model.parameters(), probe.parameters.astype(subject.dtype)) > 0:
+        faults.append("compile moves the parameters")
+    losses = model.download(model.run(batches, optimizer))
+    model.synchronize()
+    run = _Run(np.asarray(losses), model.parameters())
+    if not faults:
+        off = _wrong(subject, probe, ORDER, optimizer, run)
+        faults += [f"after compile, {fault}" for fault in off]
+    return faults
+
+
+def _refuses_another_optimizer(subject: Subject) -> list[str]:
+    """Another optimizer in mid-training is refused, until set_parameters."""
+    probe = _data()
+    model = subject.model(TRAINED, probe.parameters)
+    model.train(probe.x, probe.y, ORDER, OPTIMIZERS[0])
+    try:
+        model.train(probe.x, probe.y, ORDER, OPTIMIZERS[1])
+    except UsageError:
+        model.set_parameters(probe.parameters)
+        model.train(probe.x, probe.y, ORDER, OPTIMIZERS[1])
+        return []
+    return ["another optimizer in mid-training is accepted without set_parameters"]
+
+
+PROMISES: tuple[tuple[str, Test], ...] = (
+    ("training follows the optimizers' formulas, with the losses before each step", _formulas),
+    ("a second call of train goes on where the first ended", _goes_on),
+    ("set_parameters starts again, with the optimizer's state reset", _starts_again),
+    ("after training, predict and backpropagate use the new parameters", _uses_what_it_learned),
+    ("batches may be of any size", _short_batches),
+    ("compile advances nothing, and run trains as train does", _does_not_advance),
+    ("another optimizer is refused until set_parameters", _refuses_another_optimizer),
+)
+"""What a backend promises of its training: the sentence, and how it is tried."""
