@@ -26,8 +26,10 @@ class Drift:
     def __init__(self, optimizer: Optimizer, like: Array, p: Precision) -> None:
         self.optimizer, self.p = optimizer, p
         self.variance = np.zeros_like(like)
-        self._m = self._v = self._covariance = np.zeros_like(like)
-        self._Vm = self._Vv = np.zeros_like(like)
+        zero = np.zeros_like(like)
+        self._m = self._v = zero  # the optimizer's own state
+        self._Vm = self._Vv = self._Cmv = zero  # its errors' variances and covariance
+        self._with_step = zero  # the covariance of the errors of the array and of momentum's state
         self._t = 0
 
     def step(self, g: Array, Vg: Array, value: Array) -> None:
@@ -38,12 +40,13 @@ class Drift:
             Vg: the variance of its error.
             value: the parameter after the step.
         """
-        self._t += 1
         if isinstance(self.optimizer, SGD):
             self._sgd(self.optimizer, g, Vg)
-        else:
-            deviation = np.sqrt(self.variance) + self._scaled_step(g, Vg)
-            self.variance = deviation**2  # errors of steps that share a memory add up
+        elif isinstance(self.optimizer, RMSProp):
+            self.variance = self.variance + self._scaled_step(g, Vg)
+        else:  # errors of steps that share a long memory add up
+            deviation = np.sqrt(self.variance) + np.sqrt(self._scaled_step(g, Vg))
+            self.variance = deviation**2
         self.variance = self.variance + (self.p.unit * value) ** 2 + self.p.tiny**2
 
     def _sgd(self, o: SGD, g: Array, Vg: Array) -> None:
@@ -54,48 +57,42 @@ class Drift:
         if o.nesterov:  # W' = W - rate ((1 + mu) g + mu^2 v)
             step = g + mu * v
             Vstep = (1 + mu) ** 2 * Vg + mu**4 * self._Vv
-            with_step = mu**2 * self._covariance
-            covariance = mu * self._covariance - rate * ((1 + mu) * Vg + mu**3 * self._Vv)
+            with_step = mu**2 * self._with_step
+            covariance = mu * self._with_step - rate * ((1 + mu) * Vg + mu**3 * self._Vv)
         else:
             step, Vstep = v, Vv
-            with_step = mu * self._covariance
-            covariance = mu * self._covariance - rate * Vv
+            with_step = mu * self._with_step
+            covariance = mu * self._with_step - rate * Vv
         moved = rate**2 * (Vstep + (3 * u * step) ** 2)
         self.variance = self.variance - 2 * rate * with_step + moved
-        self._v, self._Vv, self._covariance = v, Vv, covariance
+        self._v, self._Vv, self._with_step = v, Vv, covariance
 
     def _scaled_step(self, g: Array, Vg: Array) -> Array:
-        """The standard deviation of a step that is divided by a root of running squares."""
+        """The variance of a step rate * m / (sqrt(v) + epsilon), to first order in g's errors."""
         o, u = self.optimizer, self.p.unit
         assert isinstance(o, RMSProp | Adam)
-        beta2 = o.decay if isinstance(o, RMSProp) else o.beta2
-        keep = 1 - beta2
-        self._v = beta2 * self._v + keep * g**2
-        self._Vv = (
-            beta2**2 * self._Vv + keep**2 * (4 * g**2 * Vg + 2 * Vg**2)
-            + (3 * u * self._v) ** 2 + (u * g**2) ** 2
-        )  # fmt: skip
-        if isinstance(o, RMSProp):
-            m, Vm, v, Vv, constants = g, Vg, self._v, self._Vv, 0.0
-        else:
-            self._m = o.beta1 * self._m + (1 - o.beta1) * g
-            self._Vm = (
-                o.beta1**2 * self._Vm + (1 - o.beta1) ** 2 * Vg + (2 * u * self._m) ** 2
-                + (u * g) ** 2
-            )  # fmt: skip
-            first, second = 1 - o.beta1**self._t, 1 - o.beta2**self._t
-            m, Vm, v, Vv = (
-                self._m / first,
-                self._Vm / first**2,
-                self._v / second,
-                self._Vv / second**2,
-            )
-            # 1 - beta^t in the dtype errs by t + 1 roundings of beta^t, and so does every entry.
-            constants = u * (self._t + 1) * ((1 - first) / first + (1 - second) / second)
+        beta1, beta2 = (0.0, o.decay) if isinstance(o, RMSProp) else (o.beta1, o.beta2)
+        new1, new2 = 1 - beta1, 1 - beta2
+        self._t += 1
+        self._m = beta1 * self._m + new1 * g
+        self._v = beta2 * self._v + new2 * g**2
+        self._Vm = beta1**2 * self._Vm + new1**2 * Vg
+        self._Vv = beta2**2 * self._Vv + new2**2 * (4 * g**2 * Vg + 2 * Vg**2)
+        self._Cmv = beta1 * beta2 * self._Cmv + new1 * new2 * 2 * g * Vg
+        full1, full2 = 1.0, 1.0
+        constants = 1 / new1 + 0.5 / new2  # 1 - beta is rounded, one error for all entries,
+        if isinstance(o, Adam):
+            full1, full2 = 1 - beta1**self._t, 1 - beta2**self._t
+            constants += np.sqrt(self._t + 1) * (1 / full1 + 0.5 / full2)  # and so is 1 - beta^t
+        m, v = self._m / full1, self._v / full2 + self.p.tiny
+        Vm, Vv, Cmv = self._Vm / full1**2, self._Vv / full2**2, self._Cmv / (full1 * full2)
         root = np.sqrt(v)
-        spread = np.sqrt(Vv)
         below = root + o.epsilon
-        numerator = np.sqrt(Vm) / below
-        denominator = np.abs(m) * spread / (root + np.sqrt(spread) + self.p.tiny) / below**2
-        deviation = numerator + denominator + (4 * u + constants) * np.abs(m) / below
-        return np.asarray(o.learning_rate * np.minimum(deviation, 2 / np.sqrt(keep)))
+        linear = (
+            Vm / below**2 - m * Cmv / (root * below**3) + m**2 * Vv / (4 * v * below**4)
+        )  # fmt: skip
+        # Where rounding decides the sign of g, the step may go either way.
+        relative = np.minimum(Vv / (4 * v**2) + Vm / (m**2 + self.p.tiny), 1 / 8)
+        either_way = (16 * relative * m / below) ** 2
+        rounding = ((4 + constants / np.sqrt(3)) * u * m / below) ** 2
+        return np.asarray(o.learning_rate**2 * (np.maximum(linear, 0) + either_way + rounding))
