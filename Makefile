@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	@$(BIN)/bpbench run experiments/xor.py experiments/digits.py \
-		--dtype float64 --dtype float32 --out results/demo; code=$$?; \
+		--dtype float64 --dtype float32 --rounds 12 --processes 1 --out results/demo; code=$$?; \
 	$(BIN)/bpbench report results/demo --output results/demo.md && exit $$code
 
 test: setup
