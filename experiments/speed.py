@@ -43,12 +43,12 @@ def random_classes(inputs: int, classes: int) -> Dataset:
     return Dataset(f"random {inputs}-{classes}", Part(rng.random((ROWS, inputs)), y))
 
 
-def workload(name: str, **changes: object) -> Experiment:
+def workload(letter: str, **changes: object) -> Experiment:
     """One of the six workloads; ``changes`` replace fields of the experiment."""
-    sizes, batch_size = NETWORKS[name]
-    classes = {"output": "softmax", "loss": "cross_entropy"} if name != "a" else {}
+    sizes, batch_size = NETWORKS[letter]
+    classes = {"output": "softmax", "loss": "cross_entropy"} if letter != "a" else {}
     fields = {
-        "name": f"speed-{name}",
+        "name": f"speed-{letter}",
         "network": MLP(sizes=sizes, **classes),
         "data": random_classes(sizes[0], sizes[-1]) if classes else datasets.xor(),
         "optimizer": SGD(learning_rate=0.1),
@@ -63,7 +63,7 @@ def workload(name: str, **changes: object) -> Experiment:
     return Experiment(**{**fields, **changes})
 
 
-experiments = [workload(name) for name in NETWORKS]
+experiments = [workload(letter) for letter in NETWORKS]
 
 if __name__ == "__main__":
     experiments[0].main()

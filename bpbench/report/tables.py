@@ -15,6 +15,7 @@ from tabulate import tabulate
 from bpbench.report import numbers
 from bpbench.report.cells import POINT, VARIANT, WHERE, Row, flat, points
 from bpbench.report.numbers import NOTHING
+from bpbench.report.scaling import Overtaking, growths, overtakings
 
 Line = dict[str, Any]
 STARVED = 0.8
@@ -60,10 +61,12 @@ class Table:
 
 
 def tables(rows: Iterable[Row]) -> list[Table]:
-    """The tables that ``rows`` have something for, of: gradient agreement, speed, convergence."""
-    cells = flat(rows)
-    makers = (gradient_agreement, speed, convergence)
-    return [table for maker in makers if len((table := maker(cells)).frame)]
+    """The tables that ``rows`` have something for, of: gradient agreement, speed, scaling,
+    convergence."""
+    kept = list(rows)
+    cells = flat(kept)
+    found = [gradient_agreement(cells), speed(cells), scaling(kept), convergence(cells)]
+    return [table for table in found if len(table.frame)]
 
 
 def gradient_agreement(cells: pd.DataFrame) -> Table:
@@ -123,6 +126,32 @@ def speed(cells: pd.DataFrame) -> Table:
             "than that of another mode of the same backend, has paid.",
             *_noise(frame),
             *_disturbed(frame),
+        ),
+    )
+
+
+def scaling(rows: Sequence[Row]) -> Table:
+    """How does a step's time grow with width, depth or batch, and who overtakes whom?"""
+    frame = pd.DataFrame([vars(growth) for growth in growths(rows)])
+    identity = ("experiment", "backend", "mode", "dtype", "threads", "over")
+    columns = [_plain(name, name) for name in identity[1:4] if name in frame.columns]
+    for name in ("threads", "experiment"):
+        columns = _varying(frame, name, name) + columns
+    return Table(
+        "scaling",
+        "Scaling",
+        frame,
+        (
+            *columns,
+            Column("over", _range),
+            Column("step", lambda line: " … ".join(_ends(line["seconds"], numbers.seconds))),
+            Column("exponent", lambda line: numbers.digits(line["exponent"])),
+            Column("at the largest", lambda line: numbers.digits(line["last_exponent"])),
+        ),
+        (
+            "Exponent: p of the power law value^p that fits the medians; at the largest: that of "
+            "the last two, where what every step costs weighs least.",
+            *(_overtaken(found) for found in overtakings(rows)),
         ),
     )
 
@@ -258,6 +287,22 @@ def _varying(frame: pd.DataFrame, name: str, heading: str) -> list[Column]:
 
 def _plain(name: str, heading: str) -> Column:
     return Column(heading, lambda line: NOTHING if line[name] is None else str(line[name]))
+
+
+def _ends(values: Sequence[float], show: Callable[[float], str]) -> tuple[str, str]:
+    return show(values[0]), show(values[-1])
+
+
+def _range(line: Line) -> str:
+    return f"{line['over']} " + " … ".join(_ends(line["values"], numbers.digits))
+
+
+def _overtaken(found: Overtaking) -> str:
+    at, low, high = map(numbers.digits, (found.at, found.low, found.high))
+    return (
+        f"{found.experiment}: {found.faster} overtakes {found.slower} at a {found.over} of about "
+        f"{at}, between {low} and {high}."
+    )
 
 
 def _status(frame: pd.DataFrame) -> list[Column]:
