@@ -27,7 +27,7 @@ LEVELS = (
     {"cells", "experiment"},
     {"execute"},
     {"report"},
-    {"cli", "testing", "__main__"},
+    {"conformance", "testing", "cli", "__main__"},
 )
 """Each room may import from its own level and from those before it."""
 EXCEPTIONS = {("experiment", "cli")}
