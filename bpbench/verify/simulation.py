@@ -1,0 +1,176 @@
+"""What should a few steps of training give, and how far may rounding stray from it?
+
+Beside the truth go the variance of rounding, from step to step, and a few runs of our own in the
+dtype under judgement, which show how far correct runs really stray.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bpbench.backend import Backpropagation, map_arrays
+from bpbench.network import MLP, Array, Parameters
+from bpbench.optimizers import Optimizer
+from bpbench.verify import runs
+from bpbench.verify.drift import Drift
+from bpbench.verify.tolerance import Place, distance, near_corners
+from bpbench.verify.truth import Run, precision_above
+from bpbench.verify.variance import Problem, precision, variances
+
+PARTED = 1e-2
+"""Runs whose weights differ by so much have parted: rounding no longer adds up, it explodes."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What training should give: the truth, and how far rounding may stray from it.
+
+    Attributes:
+        losses: (steps,), before each step, in a higher precision.
+        W, b: the parameters after the last step.
+        sigma: the standard deviations of "losses", "W" and "b".
+        changes: (steps,), by how much each step changes the loss of its own batch, about.
+        kinks: how many times a unit came so near to a relu's corner that rounding decides.
+        parted: whether runs that differ by rounding alone came to differ by a hundredth.
+    """
+
+    losses: list[Any]
+    W: list[Any]
+    b: list[Any]
+    sigma: dict[Place, Array]
+    changes: Array
+    kinks: int
+    parted: bool
+
+
+def simulate(
+    network: MLP,
+    start: Parameters,
+    x: Array,
+    y: Array,
+    order: Array,
+    optimizer: Optimizer,
+    dtype: str,
+    *,
+    corners: bool = False,
+) -> Training:
+    """Train the truth and a few runs of our own, and carry the variance of rounding along.
+
+    Args:
+        network, start, x, y, order, optimizer: rounded to ``dtype`` already.
+        dtype: what is judged.
+        corners: allow units near a relu's corner to fall on either side.
+    """
+    simulation = _Simulation(network, start, x, y, order.shape[1], optimizer, dtype, corners)
+    for rows in order:
+        simulation.step(rows)
+    return simulation.result()
+
+
+class _Simulation:
+    """The truth, its rounding and our own runs, where they stand after some steps."""
+
+    def __init__(
+        self,
+        network: MLP,
+        start: Parameters,
+        x: Array,
+        y: Array,
+        batch: int,
+        optimizer: Optimizer,
+        dtype: str,
+        corners: bool,
+    ) -> None:
+        self.network, self.optimizer, self.dtype, self.corners = network, optimizer, dtype, corners
+        self.precision = precision(dtype)
+        self.truth = Run(network, start, x, y, optimizer, precision_above(dtype))
+        count = max(3, 2 * runs.count(network, batch) // 3)
+        self.own = runs.Trainings(network, start, x, y, optimizer, dtype, count)
+        arrays = (*start.W, *start.b)
+        self.drifts = [Drift(optimizer, np.zeros(v.shape), self.precision) for v in arrays]
+        self.x, self.y = x.astype(np.float64), y.astype(np.float64)
+        self.losses: list[Any] = []
+        self.sigmas: list[Any] = []
+        self.strayed: list[list[Array]] = []
+        self.changes: list[float] = []
+        self.kinks, self.parted = 0, False
+
+    def step(self, rows: Array) -> None:
+        """Train all of them one step on some rows."""
+        then = _double(self.truth.W), _double(self.truth.b)
+        true = self.truth.step(rows)
+        rounded = map_arrays(lambda v: np.asarray(v.astype(np.float64)), true)
+        now = [*_double(self.truth.W), *_double(self.truth.b)]
+        gradients = [*rounded.gradients.W, *rounded.gradients.b]
+        moves = zip(gradients, now, [*then[0], *then[1]], strict=True)
+        self.changes.append(sum(float((g * (after - before)).sum()) for g, after, before in moves))
+        self.losses.append(true.loss)
+        again = self.own.step(rows, [z > 0 for z in rounded.z])
+        self.strayed.append([distance(loss, true.loss) for loss in again])
+        self.parted = self.parted or _apart(self.own.parameters(), self.truth.W) > PARTED
+        if self.parted:  # what follows is anyone's guess
+            self.sigmas.append(np.inf)
+            return
+        V = self._variances(*then, rows, rounded)
+        self.sigmas.append(np.sqrt(np.asarray(V.loss)))
+        errors = (*V.gradients.W, *V.gradients.b)
+        for drift, g, Vg, value in zip(self.drifts, gradients, errors, now, strict=True):
+            drift.step(g, Vg, value)
+
+    def _variances(
+        self, W: list[Array], b: list[Array], rows: Array, true: Backpropagation[Array]
+    ) -> Backpropagation[Array]:
+        """The variances of one step's backpropagation, from parameters that err already."""
+        carried = [drift.variance for drift in self.drifts]
+        layers = self.network.layers
+        problem = Problem(
+            self.network, W, b, self.x[rows], self.y[rows], None, self.optimizer.l2, true,
+            [z > 0 for z in true.z], carried[:layers], carried[layers:],
+        )  # fmt: skip
+        V = variances(problem, self.precision)
+        sigma: dict[Place, Array] = {("z", i): np.sqrt(v) for i, v in enumerate(V.z)}
+        near = near_corners(self.network, true.z, sigma, self.dtype)
+        self.kinks += sum(int(close.sum()) for close in near)
+        return variances(problem, self.precision, near) if self.corners else V
+
+    def result(self) -> Training:
+        """What has come of it."""
+        losses = _widened(np.array(self.sigmas), np.array(self.strayed).T)
+        sigma: dict[Place, Array] = {("losses", None): losses}
+        finals = self.own.parameters()
+        W, b = self.truth.W, self.truth.b
+        for i, (drift, true) in enumerate(zip(self.drifts, [*W, *b], strict=True)):
+            place = ("W", i) if i < len(W) else ("b", i - len(W))
+            allowed = np.sqrt(drift.variance) + (np.inf if self.parted else 0.0)
+            sigma[place] = _widened(allowed, [distance(final[i], true) for final in finals])
+        changes = np.array(self.changes)
+        return Training(self.losses, W, b, sigma, changes, self.kinks, self.parted)
+
+
+def _apart(own: Sequence[Sequence[Array]], W: Sequence[Any]) -> float:
+    """How far our runs' weights are from the truth's, as a share of them: the worst layer's."""
+    shares = [
+        np.linalg.norm(distance(mine, true))
+        / max(float(np.linalg.norm(true.astype(np.float64))), 1e-300)
+        for run in own
+        for mine, true in zip(run, W, strict=False)
+    ]
+    return float(max(shares)) if np.isfinite(shares).all() else math.inf
+
+
+def _double(values: Sequence[Any]) -> list[Array]:
+    return [v.astype(np.float64) for v in values]
+
+
+def _widened(sigma: Array, errors: Any) -> Array:
+    """``sigma``, widened if errors of our own runs exceed twice of it; infinite where they
+    overflowed."""
+    ratio = np.stack([np.asarray(error) for error in errors]) / sigma
+    finite = np.isfinite(ratio)
+    factor = max(1.0, float(ratio[finite].max(initial=0)) / 2)
+    return np.where(finite.all(axis=0), sigma * factor, np.inf)
