@@ -17,7 +17,7 @@ from bpbench.optimizers import SGD, Adam, RMSProp
 from bpbench.registry import BackendInfo, get_backend, list_backends
 
 if TYPE_CHECKING:
-    from bpbench import testing
+    import bpbench.testing as testing  # noqa: PLR0402  a submodule, and no cycle for mypy
     from bpbench.experiment import Experiment
     from bpbench.verify.check import check
 

@@ -160,7 +160,7 @@ class Model(ABC):
             raise UsageError(
                 "backpropagate: give y for the network's own loss, or cotangent, not both"
             )
-        if not (np.isscalar(l2) and 0 <= float(l2) < np.inf):  # type: ignore[arg-type]
+        if not (isinstance(l2, int | float | np.number) and 0 <= float(l2) < np.inf):
             raise UsageError(f"backpropagate: l2 is {l2!r}; expected a number, at least 0")
         inputs = self._matrix("x", x, self.network.sizes[0])
         if y is not None:

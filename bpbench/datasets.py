@@ -282,7 +282,8 @@ def one_hot(labels: ArrayLike, classes: int | None = None) -> Array:
             f"one_hot: labels have shape {found.shape} and dtype {found.dtype}; "
             f"expected whole numbers from 0 to {total - 1} in one dimension"
         )
-    return np.eye(total)[found]
+    rows: Array = np.eye(total)[found]
+    return rows
 
 
 # ── Reading files ──────────────────────────────────────────────────────────────────────────────

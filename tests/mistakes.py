@@ -41,9 +41,7 @@ F_PRIME = {
     "leaky_relu": lambda z: np.where(z > 0, 1.0, 0.01),
     "elu": lambda z: np.where(z > 0, 1.0, np.exp(np.minimum(z, 0))),
     "softplus": sigmoid,
-    "gelu": lambda z: (
-        (1 + erf(z / np.sqrt(2))) / 2 + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    ),
+    "gelu": lambda z: (1 + erf(z / np.sqrt(2))) / 2 + z * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
     "silu": lambda z: sigmoid(z) + z * sigmoid(z) * (1 - sigmoid(z)),
 }
 OF_OUTPUT = {

@@ -17,7 +17,8 @@ from bpbench.execute import protocol
 from bpbench.execute.given import File, Given, full_batches, pieces, short_batch, total_digest
 from bpbench.execute.process import CellEnded, WorkerProcess
 from bpbench.network import Array, Parameters
-from bpbench.verify.training import judge_training, simulate
+from bpbench.verify.simulation import simulate
+from bpbench.verify.training import judge_training
 from bpbench.verify.verdict import Report, judge
 
 CHECKED_STEPS = 12

@@ -138,6 +138,7 @@ def _own_case(
 VAGUE = ("raises", "wrong shape")
 """What comes after the causes, if they are found on networks where the function does run."""
 
+
 def _alone(
     caller: Caller, network: MLP, given: tuple[str | None, str | None, str | None], seed: int
 ) -> list[Finding]:
