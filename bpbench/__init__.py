@@ -17,7 +17,7 @@ from bpbench.optimizers import SGD, Adam, RMSProp
 from bpbench.registry import BackendInfo, get_backend, list_backends
 
 if TYPE_CHECKING:
-    import bpbench.testing as testing  # noqa: PLR0402  a submodule, and no cycle for mypy
+    import bpbench.testing as testing
     from bpbench.experiment import Experiment
     from bpbench.verify.check import check
 
