@@ -1,0 +1,103 @@
+"""What does a step cost through bpbench, beside the same recipe in a bare script?
+
+Every recipe of ``benchmarks/bare_*.py`` is timed in the same rounds as bpbench's own backend, by
+the same clock, on the workloads of ``speed.py``; both are judged first.
+
+    python experiments/overhead.py --workload b --workload d --backend jax --rounds 30
+
+As an experiment (``bpbench run experiments/overhead.py``) it gives the usual tables; run by itself,
+one line for each pair: the ratio of bpbench's step to the bare one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from speed import NETWORKS, workload
+from tabulate import tabulate
+
+from bpbench.execute import run
+from bpbench.report import numbers
+from bpbench.report.speed import compare
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+PAIRS = {
+    "numpy:fast": f"{BENCHMARKS}/bare_numpy.py:Bare",
+    "torch:eager": f"{BENCHMARKS}/bare_torch.py:Eager",
+    "torch:compiled": f"{BENCHMARKS}/bare_torch.py:Compiled",
+    "jax:scan": f"{BENCHMARKS}/bare_jax.py:Bare",
+    "tensorflow:function": f"{BENCHMARKS}/bare_tensorflow.py:Bare",
+}
+"""bpbench's mode, and the same recipe without it."""
+ALLOWED = 1.05
+
+
+def overhead(name, pairs=PAIRS):
+    """The experiment that times both sides of every pair on one workload."""
+    both = [backend for pair in pairs.items() for backend in pair]
+    return workload(name, name=f"overhead-{name}", backends=both, threads=1)
+
+
+experiments = [overhead(name) for name in NETWORKS]
+
+
+def ratios(rows, pairs):
+    """A line for every workload and pair whose steps were both timed."""
+    timed = {
+        (row["cell"]["experiment"], row["cell"]["backend"], row["cell"]["mode"]): row
+        for row in rows
+        if row["cell"]["question"] == "speed"
+    }
+    lines = []
+    for (experiment, backend, mode), row in timed.items():
+        bare_name = pairs.get(f"{backend}:{mode}")
+        bare = next(
+            (r for (e, b, _), r in timed.items() if (e, b) == (experiment, bare_name)), None
+        )
+        if bare is None:
+            continue
+        name = [experiment.removeprefix("overhead-"), f"{backend}:{mode}"]
+        if {row["status"], bare["status"]} != {"ok"}:
+            said = [f"{each['status']}: {each['say']}" for each in (row, bare) if each["say"]]
+            lines.append([*name, *said])
+            continue
+        own, other = row["measured"], bare["measured"]
+        found = compare(row, bare).ratio
+        lines.append([
+            *name,
+            numbers.seconds(own["median_s"]),
+            numbers.seconds(other["median_s"], like=own["median_s"]),
+            numbers.spread(*map(numbers.digits, (found.low, found.middle, found.high))),
+            numbers.digits(own["min_s"] / other["min_s"]),
+            "yes" if found.middle <= ALLOWED else "no" if found.low > ALLOWED else "not certain",
+        ])  # fmt: skip
+    return lines
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--workload", action="append", choices=NETWORKS, help="default: all six")
+    parser.add_argument("--backend", action="append", help="such as jax or torch:eager; all five")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--out", default="results/overhead")
+    options = parser.parse_args()
+    pairs = {
+        name: bare
+        for name, bare in PAIRS.items()
+        if not options.backend or {name, name.partition(":")[0]} & set(options.backend)
+    }
+    rows = run(
+        [overhead(name, pairs) for name in options.workload or NETWORKS],
+        out=options.out, rounds=options.rounds, processes=options.processes,
+    )  # fmt: skip
+    headings = ["", "mode", "bpbench", "bare", "ratio of medians", "of minima", "within 5 %"]
+    print(tabulate(ratios(rows, pairs), headings, disable_numparse=True))
+    for row in rows:
+        if row["status"] != "ok":
+            print(row["cell"]["backend"], row["cell"]["question"], row["status"], row["say"])
+
+
+if __name__ == "__main__":
+    main()
