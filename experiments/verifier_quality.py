@@ -35,6 +35,8 @@ from bpbench.verify.verdict import Report, judge, judge_training
 BUILT_IN = ("numpy", "torch", "jax", "tensorflow", "keras")
 PLANTED = {"float32": 1e-4, "float64": 1e-9}
 STEPS = 12
+DECLARED = ("vacuous", "noise-limited", "kink")
+"""Verdicts that say that an error could not have been seen."""
 
 
 # ── Random problems ────────────────────────────────────────────────────────────────────────────
@@ -196,15 +198,15 @@ MISTAKES = (
 
 
 def outcome(report: Report, planted: float = 0.0, tensor: str | None = None) -> str:
-    """What a report on a planted error comes to: "seen", "declared" or "missed".
+    """What a report on a planted error comes to: "seen", "missed", or the verdict that declares it.
 
     Declared: the verdict said that it could not be seen, with a limit above its size.
     """
     if report.verdict == "wrong":
         return "seen"
     limits = [t.detectable for t in report.tensors if tensor in (None, t.place)]
-    said = report.verdict in ("vacuous", "noise-limited", "kink")
-    return "declared" if said and max(limits) > planted else "missed"
+    declared = report.verdict in DECLARED and max(limits) > planted
+    return report.verdict if declared else "missed"
 
 
 def judge_one(model: Model, problem: Problem, dtype: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -267,8 +269,15 @@ def share(count: int, total: int) -> str:
     return f"{count} of {total}" + (f" ({100 * count / total:.1f} %)" if total else "")
 
 
+def ends(outcomes: Counter[str]) -> dict[str, str]:
+    """The columns of a table that say what became of planted errors."""
+    columns = {"seen": share(outcomes["seen"], outcomes.total())}
+    columns |= {f"called {verdict}": str(outcomes[verdict]) for verdict in DECLARED}
+    return columns | {"passed in silence": str(outcomes["missed"])}
+
+
 def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """One line per rule and dtype: false alarms and planted errors seen."""
+    """One line per rule and dtype: false alarms, and what became of planted errors."""
     lines = []
     for dtype in PLANTED:
         mine = [row for row in rows if row["dtype"] == dtype]
@@ -276,36 +285,25 @@ def table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         wrong = [row for row in mine if row["what"] == "planted"]
         if not right:
             continue
-        ends = Counter(row["outcome"] for row in wrong)
         alarms = sum(row["verdict"] == "wrong" for row in right)
-        lines.append({
-            "rule": "bpbench", "dtype": dtype,
-            "false alarms": share(alarms, len(right)),
-            "planted errors seen": share(ends["seen"], len(wrong)),
-            "said to be unseeable": str(ends["declared"]), "passed in silence": str(ends["missed"]),
-        })  # fmt: skip
+        line = {"rule": "bpbench", "dtype": dtype, "false alarms": share(alarms, len(right))}
+        lines.append(line | ends(Counter(row["outcome"] for row in wrong)))
         for rule in RULES:
-            seen = sum(not row["rules"][rule] for row in wrong)
-            lines.append({
-                "rule": rule, "dtype": dtype,
-                "false alarms": share(sum(not row["rules"][rule] for row in right), len(right)),
-                "planted errors seen": share(seen, len(wrong)),
-                "said to be unseeable": "0", "passed in silence": str(len(wrong) - seen),
-            })  # fmt: skip
+            alarms = sum(not row["rules"][rule] for row in right)
+            line = {"rule": rule, "dtype": dtype, "false alarms": share(alarms, len(right))}
+            found = Counter("missed" if row["rules"][rule] else "seen" for row in wrong)
+            lines.append(line | ends(found))
     return lines
 
 
 def training_table(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """One line per planted training mistake, and one for the trainings without any."""
-    trained = [row for row in rows if row["what"] == "training"]
-    alarms = sum(row["verdict"] == "wrong" for row in trained)
-    lines = [{"mistake": "none", "called wrong": share(alarms, len(trained)),
-              "said to be unseeable": "", "passed in silence": ""}]  # fmt: skip
+    verdicts = [row["verdict"] for row in rows if row["what"] == "training"]
+    alarms = Counter("seen" if v == "wrong" else v if v in DECLARED else "right" for v in verdicts)
+    lines = [{"mistake": "none"} | ends(alarms)]
     for mistake in MISTAKES:
-        ends = Counter(row["outcome"] for row in rows if row["what"] == mistake)
-        lines.append({"mistake": mistake, "called wrong": share(ends["seen"], ends.total()),
-                      "said to be unseeable": str(ends["declared"]),
-                      "passed in silence": str(ends["missed"])})  # fmt: skip
+        found = Counter(row["outcome"] for row in rows if row["what"] == mistake)
+        lines.append({"mistake": mistake} | ends(found))
     return lines
 
 
@@ -357,8 +355,10 @@ def main(
     rows: list[dict[str, Any]] = []
     for name in names:
         for dtype in dtypes or PLANTED:
-            command = [sys.executable, __file__, "--worker", "--backend", name, "--dtype", dtype,
-                       "--networks", str(networks), "--seed", str(seed), "--widest", str(widest)]  # fmt: skip
+            command = [
+                sys.executable, __file__, "--worker", "--backend", name, "--dtype", dtype,
+                "--networks", str(networks), "--seed", str(seed), "--widest", str(widest),
+            ]  # fmt: skip
             got = _run(command, f"{name} {dtype}", len(seeds))
             rows += got
             for row in got:

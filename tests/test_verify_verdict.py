@@ -319,3 +319,14 @@ def test_the_arguments_are_not_changed():
     judge(network, parameters, x, y, found, "float64", l2=0.1)
     for now, then in zip((x, y, *(value for _, value in parts(found))), copies, strict=True):
         assert np.array_equal(now, then)
+
+
+def test_a_dtype_that_cannot_be_judged_is_an_error():
+    found = backpropagated(*given())
+    with pytest.raises(bpbench.UsageError, match="dtype 'float16' is unknown; expected one of: f"):
+        judge(*given(), found, "float16")
+
+
+def test_a_right_report_says_from_where_errors_are_seen():
+    report = judge(*given(), backpropagated(*given()), "float64")
+    assert f"a relative error of {report.detectable:.1e} or more in any one tensor" in str(report)

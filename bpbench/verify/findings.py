@@ -116,6 +116,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.subject}"]
         lines += [f"  - {finding.say}" for finding in self.findings]
+        if self.verdict == RIGHT:
+            seen = f"{self.detectable:.1e}"
+            lines.append(f"  a relative error of {seen} or more in any one tensor would be seen")
         if self.tensors:
             lines.append(f"  {'tensor':<16}{'error':>10}{'sigmas':>10}{'seen from':>12}")
         for t in self.tensors:

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bpbench.errors import unknown
 from bpbench.network import MLP, Parameters
 from bpbench.optimizers import Optimizer
+from bpbench.verify.comparison import SENSITIVITY as DTYPES
 from bpbench.verify.comparison import compare, limits, misfit, not_finite
 from bpbench.verify.findings import (
     KINK,
@@ -61,7 +63,12 @@ def judge_training(
 
     Returns:
         The report; relative errors of W and b are shares of the way that training took them.
+
+    Raises:
+        UsageError: another dtype.
     """
+    if dtype not in DTYPES:
+        raise unknown("judge_training: dtype", dtype, DTYPES)
     rows = np.asarray(order)
     subject = f"{len(rows)} steps of {rows.shape[1]} rows by {optimizer}; {network} in {dtype}"
     start = parameters.astype(dtype)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bpbench.backend import Backpropagation
+from bpbench.errors import unknown
 from bpbench.network import MLP, Array, Parameters
 from bpbench.verify.comparison import (
     SENSITIVITY,
@@ -63,7 +64,12 @@ def judge(
 
     Returns:
         The report; nan, wrong shapes, dtypes and counts are findings, not exceptions.
+
+    Raises:
+        UsageError: another dtype.
     """
+    if dtype not in SENSITIVITY:
+        raise unknown("judge: dtype", dtype, SENSITIVITY)
     subject = f"{network}; {len(np.asarray(x))} rows in {dtype}"
     inputs, target, seed = (None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent))
     assert inputs is not None
