@@ -116,8 +116,7 @@ class Accumulates(ReferenceModel):
 @bad("where z is exactly 0")
 class OtherCorner(ReferenceModel):
     def differentiate(self, x, y, cotangent, l2):
-        nudged = [b + (1e-300 if self.network.hidden == "relu" else 0) for b in self.b]
-        kept, self.b = self.b, nudged
+        kept, self.b = self.b, [b + 1e-300 for b in self.b]  # moves nothing but an exact 0
         try:
             return super().differentiate(x, y, cotangent, l2)
         finally:
@@ -282,9 +281,7 @@ class OneStepLate(Trains):
 class SumsWhileTraining(Trains):
     def gradients(self, x, y, optimizer):
         m = len(x)
-        return with_gradients(
-            super().gradients(x, y, optimizer), lambda g: m * g, lambda g: m * g
-        )
+        return with_gradients(super().gradients(x, y, optimizer), lambda g: m * g, lambda g: m * g)
 
 
 @bad("l2 is in the loss but not in the steps")

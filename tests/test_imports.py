@@ -25,7 +25,7 @@ LEVELS = (
     {"backend"},
     {"registry", "verify", "measure"},
     {"cells", "experiment"},
-    {"execute"},
+    {"execute", "conformance"},
     {"report"},
     {"conformance", "testing", "cli", "__main__"},
 )

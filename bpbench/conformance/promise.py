@@ -92,6 +92,7 @@ ENTROPY = MLP((7, 5, 4), "tanh", "softmax", "cross_entropy")
 BINARY = MLP((4, 6, 3), "sigmoid", "sigmoid", "binary_cross_entropy", bias=False)
 SQUARED = MLP((5, 4, 3), "silu", "softmax")
 """The Jacobian of a softmax that no cross-entropy cancels."""
+CORNERED = MLP((5, 6, 7, 3), ("relu", "leaky_relu"), "identity")
 TRAINED = MLP((5, 7, 3), "tanh", "softmax", "cross_entropy")
 
 

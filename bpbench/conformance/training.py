@@ -13,8 +13,9 @@ from bpbench.conformance.promise import TRAINED, Subject, Test, apart, case, fur
 from bpbench.errors import UsageError
 from bpbench.network import Array, Parameters
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.verify import truth
 from bpbench.verify.diagnose.probe import Probe
-from bpbench.verify.verdict import judge_training
+from bpbench.verify.verdict import judge, judge_training
 
 OPTIMIZERS: tuple[Optimizer, ...] = (
     SGD(learning_rate=0.5),
@@ -88,18 +89,20 @@ def _goes_on(subject: Subject) -> list[str]:
         first = model.train(probe.x, probe.y, ORDER[:2], optimizer)
         between = model.parameters()
         kept = np.array(first)
-        second = model.train(probe.x, probe.y, ORDER[2:], optimizer)
-        run = _Run(np.concatenate([first, second]), model.parameters())
+        second = model.train(probe.x, probe.y, ORDER[2:4], optimizer)
+        run = _Run(
+            np.concatenate([np.atleast_1d(first), np.atleast_1d(second)]), model.parameters()
+        )
         if furthest(between, run.final) == 0:
             faults.append(f"{optimizer}: a second call of train changes no parameter")
             continue
         if not np.array_equal(first, kept):
             faults.append("the losses of one call are overwritten by the next: return a copy")
-        off = _wrong(subject, probe, ORDER, optimizer, run)
-        one = _trained(subject.model(TRAINED, probe.parameters), probe, [ORDER], optimizer)
-        if off and not _wrong(subject, probe, ORDER, optimizer, one):
+        if _wrong(subject, probe, ORDER[:4], optimizer, run) and not _wrong(
+            subject, probe, ORDER[:2], optimizer, _Run(kept, between)
+        ):
             faults.append(
-                f"{optimizer}: {len(ORDER)} steps in two calls differ from the same in one; the "
+                f"{optimizer}: the first call of train is right and the second is not: the "
                 "optimizer's state or the parameters do not live on from call to call"
             )
     return faults
@@ -109,7 +112,7 @@ def _starts_again(subject: Subject) -> list[str]:
     """set_parameters replaces the parameters and resets the optimizer's state."""
     probe = _data()
     faults = []
-    for optimizer in OPTIMIZERS[1:]:
+    for optimizer in (OPTIMIZERS[1], OPTIMIZERS[-1]):
         model = subject.model(TRAINED, probe.parameters)
         first = _trained(model, probe, [ORDER], optimizer)
         model.set_parameters(probe.parameters)
@@ -132,14 +135,15 @@ def _uses_what_it_learned(subject: Subject) -> list[str]:
     model = subject.model(TRAINED, probe.parameters)
     model.predict(probe.x)
     model.train(probe.x, probe.y, ORDER, OPTIMIZERS[0])
-    fresh = subject.model(TRAINED, model.parameters())
+    now = model.parameters()
+    found = model.backpropagate(probe.x, probe.y)
+    report = judge(TRAINED, now, probe.x, probe.y, found, subject.dtype)
     faults = []
-    if apart(model.predict(probe.x), fresh.predict(probe.x)) > subject.close:
-        faults.append("after training, predict uses stale parameters")
-    found = model.backpropagate(probe.x, probe.y).gradients
-    right = fresh.backpropagate(probe.x, probe.y).gradients
-    if max(map(apart, found.W, right.W)) > subject.close:
+    if report.verdict == "wrong":
         faults.append("after training, backpropagate uses stale parameters")
+    true = truth.backpropagate(TRAINED, now.astype(np.float64), probe.x, probe.y, dtype="float64")
+    if apart(model.predict(probe.x), true.a[-1]) > subject.close:
+        faults.append("after training, predict uses stale parameters")
     return faults
 
 
@@ -151,7 +155,7 @@ def _short_batches(subject: Subject) -> list[str]:
     losses = model.train(probe.x, probe.y, np.zeros((0, 4), int), optimizer)
     if len(losses) or furthest(model.parameters(), probe.parameters.astype(subject.dtype)):
         faults.append("an order of no steps gives losses or moves the parameters")
-    for order in (ORDER[:2], np.array([[9, 0]]), np.array([[2]])):
+    for order in (np.array([[9, 0]]), np.array([[2]])):
         start = model.parameters()
         model.set_parameters(start)
         run = _trained(model, probe, [order], optimizer)
