@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -27,6 +28,14 @@ from bpbench.optimizers import SGD
 from tests.small_experiments import classes_experiment, planted, xor_experiment
 
 Row = dict[str, Any]
+
+
+def version_of(package: str) -> str:
+    """The version of a package, or nothing where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def rows_of(experiment: Experiment, tmp_path: Path, **options: Any) -> dict[str, Row]:
@@ -308,6 +317,21 @@ def test_a_block_that_would_be_timed_and_trains_wrongly_is_caught(tmp_path: Path
     speed = rows["SkipsEveryHundredth speed"]
     assert (speed["status"], speed["measured"]) == ("wrong", {})
     assert "that would be timed trains wrongly: the losses are wrong" in speed["say"]
+
+
+@pytest.mark.skipif(
+    not version_of("torch").startswith("2.13"), reason="the compiler's mistake is torch 2.13's"
+)
+def test_a_compiler_that_trains_wrongly_without_a_word_is_caught(tmp_path: Path) -> None:
+    experiment = classes_experiment(
+        backends=["tests/planted_inductor.py:InPlace"], optimizer=SGD(0.5), questions=["speed"]
+    )
+    rows = rows_of(experiment, tmp_path)
+    verify, speed = rows["InPlace verify"], rows["InPlace speed"]
+    assert verify["measured"]["report"]["verdict"] == "right"
+    assert verify["measured"]["training"]["verdict"] == "wrong"
+    assert (speed["status"], speed["measured"]) == ("wrong", {})
+    assert speed["say"].startswith("not timed: right gradients, but wrong training: ")
 
 
 def test_a_training_that_goes_wrong_on_its_way_is_caught(tmp_path: Path) -> None:
