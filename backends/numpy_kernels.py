@@ -308,20 +308,22 @@ def _binary_total(negated: Array, total: Array, y: Array, sums: Array, spare: Ar
 
 
 def _cross_entropy_error(plan: Plan, last: LastLayer) -> None:
-    """a * sum(y) - y; the division of the softmax applies sum(y) and ``scale`` as well."""
+    """a * sum(y) - y; where nobody wants a, one product applies the 1/sum of the softmax, sum(y)
+    and ``scale``."""
     delta, factor = last.delta, plan.empty(last.delta.shape[1])
-    inputs = 0 if last.bound is None else len(last.bound) // len(delta)
-    plan.call(_shift(factor, last.bound, inputs), last.z)
+    plan.call(_shift(factor, last.bound, len(delta)), last.z)
     plan.call(np.exp, last.z, delta)
     _sum_of_units(plan, delta, "total")
-    if last.output is not None:
+    if last.output is None:
+        plan.call(np.divide, "weight", "total", factor)
+        plan.call(np.multiply, delta, factor, delta)
+    else:
         plan.call(np.divide, delta, "total", last.output)
-    plan.call(np.divide, "weight", "total", factor)
-    plan.spread(np.multiply, delta, factor, delta, like=delta)
+        plan.call(np.multiply, last.output, "weight", delta)
     plan.call(np.subtract, delta, "scaled_y", delta)
 
 
-def _shift(largest: Array, bound: Array | None, inputs: int) -> Callable[[Array], None]:
+def _shift(largest: Array, bound: Array | None, outputs: int) -> Callable[[Array], None]:
     """A function that takes the largest z of each sample off, lest e^z overflow.
 
     That is half the cost of a small softmax (1.8 us for 10 x 64), and for nothing while the
@@ -331,17 +333,17 @@ def _shift(largest: Array, bound: Array | None, inputs: int) -> Callable[[Array]
     Args:
         largest: (m,), room.
         bound: W and b of the layer, or None where its inputs may be of any size.
-        inputs: the number of units below, one more where there is b.
+        outputs: n_L; a single one is always shifted, which makes its loss exactly 0.
     """
 
     def shift(z: Array) -> None:
         np.maximum.reduce(z, axis=0, out=largest)
         np.subtract(z, largest, z)
 
-    if bound is None:
+    if bound is None or outputs == 1:
         return shift
     safe = SAFE * float(np.log(np.finfo(bound.dtype).max))  # 62 in float32
-    limit = safe**2 / inputs
+    limit = safe**2 / (len(bound) // outputs)
 
     def shift_large(z: Array, norm: Callable[[Array], float] = bound.dot) -> None:
         if not norm(bound) < limit:  # nan is none

@@ -219,7 +219,7 @@ class Pass:
     def _bias(self, layer: int, z: Any, rows: slice = slice(None)) -> None:
         weights = self.weights[layer]
         if weights.b is not None and weights.both is None:
-            self.plan.spread(np.add, z, weights.b[rows, None], z, like=self.a[layer][rows])
+            self.plan.call(np.add, z, weights.b[rows, None], z)
 
     def _gradient(self, layer: int, gradient: LayerArrays) -> None:
         """grad_W = delta^(l) (a^(l-1))^T and grad_b = delta^(l), summed over the samples."""

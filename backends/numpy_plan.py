@@ -17,10 +17,6 @@ BLOCK_BYTES = 256 * 1024
 """Long chains of elementwise calls run block by block, so that the second call of a chain finds
 in the cache what the first has written there."""
 
-SPREAD = 4096
-"""Up to this many entries a vector is copied across an array before it meets another."""
-
-
 CACHE_LINE = 64
 
 Written = Callable[[Iterable[tuple[Any, ...]]], None]
@@ -77,21 +73,6 @@ class Plan:
         if have is None or have.size < like.size:
             have = self._scratch[kind] = empty(like.size, kind)
         return have[: like.size].reshape(like.shape)
-
-    def spread(self, ufunc: np.ufunc, array: Any, vector: Array, out: Any, like: Array) -> None:
-        """Have ``ufunc(array, vector, out)`` called next, where ``vector`` is broadcast.
-
-        A ufunc takes 0.5 us longer to set out on arrays of different shapes; to copy a vector
-        across a small array first takes only 0.2 us more than what a ufunc takes anyway.
-
-        Args:
-            array, out: of the shape of ``like``; they may be slots.
-        """
-        if like.size <= SPREAD:
-            across = self.empty(*like.shape)
-            self.call(np.copyto, across, vector)
-            vector = across
-        self.call(ufunc, array, vector, out)
 
     def written_out(self) -> Written:
         """The plan as a function.
