@@ -187,6 +187,18 @@ class DiesAtTheStart(Planted):
         os.abort()
 
 
+class DiesTheThirdTime(Planted):
+    """Of its processes, the third: after one that verifies and one that is timed, the control."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        marker = Path(os.environ["BPBENCH_TEST_ONCE"])
+        with marker.open("a") as starts:
+            starts.write("start\n")
+        if len(marker.read_text().split()) == 3:
+            os.abort()
+
+
 class OnlySmall(Planted):
     dtypes = ("float32",)
 

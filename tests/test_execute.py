@@ -251,6 +251,16 @@ def test_a_worker_lost_while_others_are_timed_costs_one_row(tmp_path: Path, once
     assert {len(r["measured"]["samples"]) for k, r in rows.items() if k.endswith("speed")} == {4}
 
 
+def test_a_control_that_is_lost_costs_no_row(tmp_path: Path, once: Path) -> None:
+    experiment = xor_experiment(backends=[planted("DiesTheThirdTime")])
+    rows = rows_of(experiment, tmp_path, questions=["speed"], rounds=4, processes=2)
+    assert [row["status"] for row in rows.values()] == ["ok"] * 2
+    measured = rows["DiesTheThirdTime speed"]["measured"]
+    assert len(measured["samples"]) == 4
+    assert measured["aa_ratio"] is None
+    assert once.read_text() == "start\n" * 4  # nobody tries again
+
+
 def test_a_crash_says_where_it_was(tmp_path: Path, once: Path) -> None:
     rows = rows_of(xor_experiment(backends=[planted("Aborted")]), tmp_path, questions=["verify"])
     assert "in steps" in rows["Aborted verify"]["stderr"]

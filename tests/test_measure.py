@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -65,6 +66,23 @@ def test_peak_memory_is_that_of_this_process_and_not_of_its_parent() -> None:
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert memory.peak_bytes() >= large.nbytes
     assert 2**20 < int(child.stdout) < large.nbytes
+
+
+def test_the_memory_of_a_gpu_is_asked_of_the_framework_that_uses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("torch", "jax", "tensorflow"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert memory.peak_device_bytes() is None
+    gpu = SimpleNamespace(memory_stats=lambda: {"peak_bytes_in_use": 300})
+    without = SimpleNamespace(memory_stats=lambda: None)
+    jax = SimpleNamespace(local_devices=lambda: [gpu, without])
+    cuda = SimpleNamespace(is_available=lambda: True, max_memory_allocated=lambda: 0)
+    monkeypatch.setitem(sys.modules, "jax", jax)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert memory.peak_device_bytes() == 300
+    cuda.max_memory_allocated = lambda: 500
+    assert memory.peak_device_bytes() == 500
 
 
 def test_the_memory_of_a_process_that_is_gone_is_nothing() -> None:

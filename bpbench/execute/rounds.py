@@ -23,7 +23,7 @@ from bpbench.execute.progress import Progress
 from bpbench.execute.questions import Answer, Asker
 from bpbench.execute.timing import BareTiming, Beside, Series, Timing, mark_disturbed
 from bpbench.execute.workers import Workers
-from bpbench.measure.statistics import paired_ratio
+from bpbench.measure.statistics import paired_ratio, unpaired_ratio
 
 CONTROL = "control"
 BARE_MODE = "products"
@@ -211,9 +211,10 @@ class Rounds:
         if side.control and side.controlled:
             cell = side.control.cell
             of = f"{cell.backend}:{cell.mode}"
-            same_code = paired_ratio(
-                side.control.series.undisturbed, side.controlled.series.undisturbed
+            control, controlled = (
+                part.series.undisturbed for part in (side.control, side.controlled)
             )
+            same_code = paired_ratio(control, controlled) or unpaired_ratio(control, controlled)
         bare = side.bare
         beside = Beside(
             side.name, same_code, of, bare.series if bare else None, bare.layout if bare else ""

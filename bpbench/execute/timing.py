@@ -18,7 +18,7 @@ from bpbench.execute.process import WorkerProcess
 from bpbench.execute.questions import Answer, Asker, findings_of, verdict_of
 from bpbench.measure import statistics
 from bpbench.measure.limits import step_flops
-from bpbench.measure.statistics import Ratio, Slot, median_interval, paired_ratio
+from bpbench.measure.statistics import Ratio, Slot, median_interval, paired_ratio, unpaired_ratio
 from bpbench.network import Array, Parameters
 
 POOL = 1024
@@ -150,7 +150,10 @@ class Timing:
     def close(self) -> None:
         """Ask the worker what its process has come to, at its end."""
         assert self._asker is not None
-        self.processes[-1]["peak_memory_bytes"] = self._asker.finish()[2]["peak_bytes"]
+        reply = self._asker.finish()[2]
+        self.processes[-1]["peak_memory_bytes"] = reply["peak_bytes"]
+        if reply["peak_device_bytes"] is not None:
+            self.processes[-1]["peak_device_bytes"] = reply["peak_device_bytes"]
         self._given_digest = self._asker.given_digest
 
     def answer(self, beside: Beside) -> Answer:
@@ -224,9 +227,15 @@ def mark_disturbed(all_series: Sequence[Series]) -> None:
 def _typical(processes: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The middle costs of a start, and the largest memory, of several processes."""
     names = ("import_s", "upload_s", "first_call_s", "second_call_s")
-    middle = {name: float(np.median([each[name] for each in processes])) for name in names}
-    peak = max(each["peak_memory_bytes"] for each in processes)
-    return middle | {"peak_memory_bytes": peak}
+    middle: dict[str, float] = {
+        name: float(np.median([each[name] for each in processes])) for name in names
+    }
+    peaks: dict[str, float] = {
+        name: max(each[name] for each in processes)
+        for name in ("peak_memory_bytes", "peak_device_bytes")
+        if name in processes[0]
+    }
+    return {**middle, **peaks}
 
 
 def _limit(times: dict[Slot, float], beside: Beside) -> dict[str, Any]:
@@ -234,7 +243,8 @@ def _limit(times: dict[Slot, float], beside: Beside) -> dict[str, Any]:
     if beside.limit is None or not beside.limit.seconds:
         return {}
     bare = beside.limit.undisturbed
-    share = paired_ratio(bare, times)
+    # few rounds may have none left that are undisturbed for both
+    share = paired_ratio(bare, times) or unpaired_ratio(bare, times)
     return {
         "limit_median_s": float(np.median(list(bare.values()))),
         "limit_min_s": min(bare.values()),

@@ -134,7 +134,12 @@ class Worker:
         if self.losses:
             arrays["losses"] = np.concatenate(self.losses)
         protocol.save(Path(request["out"]), arrays)
-        return {"parameters_digest": parameters.digest(), "peak_bytes": memory.peak_bytes()}
+        on_device = None if self.backend.device == "cpu" else memory.peak_device_bytes()
+        return {
+            "parameters_digest": parameters.digest(),
+            "peak_bytes": memory.peak_bytes(),
+            "peak_device_bytes": on_device,
+        }
 
     def predict(self, request: Message) -> Message:
         """The network's outputs on every part of the data, to a file."""

@@ -22,6 +22,24 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def peak_device_bytes() -> int | None:
+    """The most memory of its GPU that the framework of this process has ever had in use.
+
+    It is asked of whichever framework this process has imported; None where none can say.
+    """
+    torch, jax, tf = (sys.modules.get(name) for name in ("torch", "jax", "tensorflow"))
+    # a framework may have imported another: who holds memory is who computes
+    found = []
+    if torch is not None and torch.cuda.is_available():
+        found.append(int(torch.cuda.max_memory_allocated()))
+    if jax is not None:
+        each = (device.memory_stats() or {} for device in jax.local_devices())
+        found.append(sum(int(stats.get("peak_bytes_in_use", 0)) for stats in each))
+    if tf is not None and tf.config.list_physical_devices("GPU"):
+        found.append(int(tf.config.experimental.get_memory_info("GPU:0")["peak"]))
+    return max(found, default=0) or None
+
+
 def resident_bytes(pid: int) -> int:
     """The memory that a process and its children have resident; 0 where it is gone."""
     try:

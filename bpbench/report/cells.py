@@ -123,7 +123,8 @@ def _speed(measured: Row) -> dict[str, Any]:
     plain = ("import_s", "upload_s", "first_call_s", "second_call_s", "median_s", "min_s")
     rest = (
         "samples_per_s", "gflops", "limit_median_s", "limit_min_s", "share_of_limit",
-        "peak_memory_bytes", "threads_observed", "rounds", "steps_per_sample", "timing",
+        "peak_memory_bytes", "peak_device_bytes", "threads_observed",
+        "rounds", "steps_per_sample", "timing",
     )  # fmt: skip
     same_low, same_high = measured.get("aa_ratio") or (None, None)
     marks = measured.get("disturbed") or ()

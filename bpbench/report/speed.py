@@ -34,7 +34,9 @@ def ratio(row: Row, other: Row) -> Ratio | None:
     """How many times as long a step of one row takes as one of another."""
     shared = row["measured"].get("timing")
     if shared is not None and shared == other["measured"].get("timing"):
-        return paired_ratio(times(row), times(other))
+        paired = paired_ratio(times(row), times(other))
+        if paired is not None:
+            return paired
     return unpaired_ratio(times(row), times(other))
 
 
