@@ -30,7 +30,7 @@ def planted(times):
         name="planted-slowness",
         backends=["numpy:fast", f"{PLANTED}:Same", f"{PLANTED}:Slower"],
         threads=1,
-        vary={"learning_rate": np.linspace(0.01, 0.1, times).tolist()},
+        vary={"learning_rate": np.linspace(0.01, 0.1, times).round(6).tolist()},
     )
 
 

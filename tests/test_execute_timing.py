@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from bpbench.cli import commands
 from bpbench.execute.timing import Beside, Series, Timing, mark_disturbed
 from bpbench.measure.statistics import Ratio
 from tests.small_experiments import xor_experiment
@@ -103,3 +107,16 @@ def test_a_start_costs_what_it_costs_in_the_middle_process_and_memory_the_most()
     _, found = measured(series([1.0, 1.1]))
     assert (found["import_s"], found["peak_memory_bytes"]) == (2.0, 300)
     assert len(found["processes"]) == 2
+
+
+def test_rounds_and_processes_are_options_of_the_command(tmp_path: Path) -> None:
+    script = tmp_path / "experiment.py"
+    script.write_text(
+        "from tests.small_experiments import xor_experiment\nexperiment = xor_experiment()\n"
+    )
+    asked = ["run", str(script), "--question", "speed", "--rounds", "3", "--processes", "2"]
+    done = CliRunner().invoke(commands, [*asked, "--out", str(tmp_path / "out"), "--json", "-q"])
+    assert done.exit_code == 0, done.output
+    (row,) = [r for r in json.loads(done.stdout)["cells"] if r["cell"]["question"] == "speed"]
+    assert row["measured"]["sample_process"] == [0, 0, 1]
+    assert row["measured"]["sample_round"] == [0, 1, 0]
