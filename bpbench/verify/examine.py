@@ -191,8 +191,7 @@ def _diagnosed(
 ) -> tuple[Diagnosis, list[Finding]]:
     """The diagnosis, or the one that allows for lost precision where that explains more."""
     exact = diagnose(asked, answers, dtype)
-    rounded = any(finding.mistake == FLOAT32 for finding in exact.findings)
-    if dtype == "float64" and (rounded or not exact.complete) and exact.cost > 1.5:
+    if dtype == "float64" and not exact.complete:
         coarse = diagnose(asked, answers, "float32")
         if coarse.complete and coarse.cost + 1 < exact.cost:
             say = (

@@ -203,9 +203,16 @@ class Trainings:
             run = truth.Run(network, *given, formulas=formulas(number, rng, dtype))
             self._runs.append((shuffle, run))
 
-    def step(self, rows: Array, positive: Sequence[Array]) -> list[Any]:
-        """Train one step on some rows; the loss of each run before it."""
-        return [run.step(rows, s.units_into(positive)).loss for s, run in self._runs]
+    def step(self, rows: Array, positive: Sequence[Array] | None) -> list[Any]:
+        """Train one step on some rows; the loss of each run before it.
+
+        Args:
+            rows: which.
+            positive: (m, n_l) each, the sides of their corners that all runs take; their own
+                where None.
+        """
+        sides = [None if positive is None else s.units_into(positive) for s, _ in self._runs]
+        return [run.step(rows, side).loss for (_, run), side in zip(self._runs, sides, strict=True)]
 
     def parameters(self) -> list[list[Array]]:
         """W and then b of each run, as they are now, in the network's own order."""

@@ -64,7 +64,7 @@ def simulate(
     Args:
         network, start, x, y, order, optimizer: rounded to ``dtype`` already.
         dtype: what is judged.
-        corners: allow units near a relu's corner to fall on either side.
+        corners: allow units near a relu's corner to fall on either side, as our own runs then do.
     """
     simulation = _Simulation(network, start, x, y, order.shape[1], optimizer, dtype, corners)
     for rows in order:
@@ -93,6 +93,7 @@ class _Simulation:
         self.own = runs.Trainings(network, start, x, y, optimizer, dtype, count)
         arrays = (*start.W, *start.b)
         self.drifts = [Drift(optimizer, np.zeros(v.shape), self.precision) for v in arrays]
+        self.parameter_sigmas = [np.zeros(v.shape) for v in arrays]
         self.x, self.y = x.astype(np.float64), y.astype(np.float64)
         self.losses: list[Any] = []
         self.sigmas: list[Any] = []
@@ -110,23 +111,32 @@ class _Simulation:
         moves = zip(gradients, now, [*then[0], *then[1]], strict=True)
         self.changes.append(sum(float((g * (after - before)).sum()) for g, after, before in moves))
         self.losses.append(true.loss)
-        again = self.own.step(rows, [z > 0 for z in rounded.z])
+        again = self.own.step(rows, None if self.corners else [z > 0 for z in rounded.z])
         self.strayed.append([distance(loss, true.loss) for loss in again])
-        self.parted = self.parted or _apart(self.own.parameters(), self.truth.W) > PARTED
+        own = zip(*self.own.parameters(), strict=True)
+        true_now = [*self.truth.W, *self.truth.b]
+        strayed = [
+            [distance(v, exact) for v in runs] for runs, exact in zip(own, true_now, strict=True)
+        ]
+        layers = self.network.layers
+        self.parted = self.parted or _apart(strayed[:layers], now[:layers]) > PARTED
         if self.parted:  # what follows is anyone's guess
             self.sigmas.append(np.inf)
+            self.parameter_sigmas = [np.full(v.shape, np.inf) for v in now]
             return
         V = self._variances(*then, rows, rounded)
         self.sigmas.append(np.sqrt(np.asarray(V.loss)))
         errors = (*V.gradients.W, *V.gradients.b)
         for drift, g, Vg, value in zip(self.drifts, gradients, errors, now, strict=True):
             drift.step(g, Vg, value)
+        carried = [np.sqrt(drift.variance) for drift in self.drifts]
+        self.parameter_sigmas = [_widened(*pair) for pair in zip(carried, strayed, strict=True)]
 
     def _variances(
         self, W: list[Array], b: list[Array], rows: Array, true: Backpropagation[Array]
     ) -> Backpropagation[Array]:
         """The variances of one step's backpropagation, from parameters that err already."""
-        carried = [drift.variance for drift in self.drifts]
+        carried = [sigma**2 for sigma in self.parameter_sigmas]
         layers = self.network.layers
         problem = Problem(
             self.network, W, b, self.x[rows], self.y[rows], None, self.optimizer.l2, true,
@@ -142,25 +152,21 @@ class _Simulation:
         """What has come of it."""
         losses = _widened(np.array(self.sigmas), np.array(self.strayed).T)
         sigma: dict[Place, Array] = {("losses", None): losses}
-        finals = self.own.parameters()
         W, b = self.truth.W, self.truth.b
-        for i, (drift, true) in enumerate(zip(self.drifts, [*W, *b], strict=True)):
-            place = ("W", i) if i < len(W) else ("b", i - len(W))
-            allowed = np.sqrt(drift.variance) + (np.inf if self.parted else 0.0)
-            sigma[place] = _widened(allowed, [distance(final[i], true) for final in finals])
+        for i, allowed in enumerate(self.parameter_sigmas):
+            sigma[("W", i) if i < len(W) else ("b", i - len(W))] = allowed
         changes = np.array(self.changes)
         return Training(self.losses, W, b, sigma, changes, self.kinks, self.parted)
 
 
-def _apart(own: Sequence[Sequence[Array]], W: Sequence[Any]) -> float:
+def _apart(strayed: Sequence[Sequence[Array]], W: Sequence[Array]) -> float:
     """How far our runs' weights are from the truth's, as a share of them: the worst layer's."""
     shares = [
-        np.linalg.norm(distance(mine, true))
-        / max(float(np.linalg.norm(true.astype(np.float64))), 1e-300)
-        for run in own
-        for mine, true in zip(run, W, strict=False)
+        float(np.linalg.norm(error)) / max(float(np.linalg.norm(true)), 1e-300)
+        for errors, true in zip(strayed, W, strict=True)
+        for error in errors
     ]
-    return float(max(shares)) if np.isfinite(shares).all() else math.inf
+    return max(shares) if np.isfinite(shares).all() else math.inf
 
 
 def _double(values: Sequence[Any]) -> list[Array]:
@@ -170,7 +176,8 @@ def _double(values: Sequence[Any]) -> list[Array]:
 def _widened(sigma: Array, errors: Any) -> Array:
     """``sigma``, widened if errors of our own runs exceed twice of it; infinite where they
     overflowed."""
-    ratio = np.stack([np.asarray(error) for error in errors]) / sigma
+    strayed = np.stack([np.asarray(error) for error in errors])
+    ratio = np.where(strayed == 0, 0.0, strayed / sigma)
     finite = np.isfinite(ratio)
     factor = max(1.0, float(ratio[finite].max(initial=0)) / 2)
     return np.where(finite.all(axis=0), sigma * factor, np.inf)

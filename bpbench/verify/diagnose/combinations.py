@@ -7,7 +7,7 @@ explain every probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,10 +34,23 @@ class Terms(NamedTuple):
 
 
 def combinations(
-    case: Case, chain: Chain, layer: int, evidence: LayerEvidence, right: Arrays, errors: Arrays
+    case: Case,
+    chain: Chain,
+    layer: int,
+    evidence: LayerEvidence,
+    right: Arrays,
+    errors: Arrays,
+    decayed: Sequence[Mistake],
 ) -> list[Chain]:
-    """The chain with ``layer`` explained by a sum, in every way that fits."""
-    found = []
+    """The chain with ``layer`` explained by a sum, in every way that fits.
+
+    Args:
+        right, errors: the right delta, and what f' multiplies in it.
+        decayed: what is wrong with the L2 term besides.
+    """
+    found: list[Chain] = []
+    if evidence.proportional(right) is not None:
+        return found  # a factor, not a sum
     last = layer == case.layers - 1
     kinds = _output(case, chain, right) if last else _hidden(case, chain, layer)
     for terms in [*kinds, *_slopes(case, chain, layer, errors)]:
@@ -56,7 +69,8 @@ def combinations(
             for w, columns in zip(weights, terms.columns, strict=True)
         )
         mistake = Mistake(terms.mistake, layer, "delta", say)
-        found.append(chain.add(layer, [mistake], 1.4, deltas, errors))
+        mistakes = [mistake, *decayed]
+        found.append(chain.add(layer, mistakes, 1.4 + len(decayed), deltas, errors))
     return found
 
 

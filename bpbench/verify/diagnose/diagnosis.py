@@ -68,12 +68,14 @@ def diagnose(
     case = Case(
         tuple(probes), tuple(map(_without_dust, probes, answers)), TOLERANCE[dtype], COARSE[dtype]
     )
-    chains = _explain(case)
+    with np.errstate(all="ignore"):  # wrong formulas may overflow; what is not finite fits nothing
+        starts = list(_starts(case))
+        if all(map(_holds_parameters, starts)):
+            returned = _returned(case)
+            if returned.complete:
+                return returned
+        chains = _explain(case, starts)
     best = chains[0]
-    if best.cost > 2.5 and _holds_parameters(best):
-        returned = _returned(case, best.cost)
-        if returned is not None:
-            return returned
     others = [
         chain
         for chain in chains[1:]
@@ -105,8 +107,7 @@ def _places(chain: Chain) -> set[tuple[str, int, str]]:
     return {(m.name, m.layer, m.tensor) for m in chain.mistakes}
 
 
-def _explain(case: Case) -> list[Chain]:
-    starts = list(_starts(case))
+def _explain(case: Case, starts: Sequence[Chain]) -> list[Chain]:
     chains = follow(case, starts, explain_layer)
     if chains[0].cost > 1.35:
         bound = chains[0].cost
@@ -312,15 +313,13 @@ def _only_factors(case: Case, chain: Chain, layer: int) -> list[Chain]:
 # ── The step, or the parameters after it, returned for the gradient ────────────────────────────
 
 
-def _holds_parameters(chain: Chain) -> bool:
+def _holds_parameters(start: Chain) -> bool:
     """Whether dW holds W itself, wherever that can be told."""
-    told = [k for k in chain.decays if k is not None]
-    return all(np.allclose(k, 1, rtol=1e-6) for k in told) and (
-        bool(told) or any(mistake.name == UNKNOWN for mistake in chain.mistakes)
-    )
+    told = [k for k in start.decays if k is not None]
+    return bool(told) and all(np.allclose(k, 1, rtol=1e-6) for k in told)
 
 
-def _returned(case: Case, cost: float) -> Diagnosis | None:
+def _returned(case: Case) -> Diagnosis:
     """The diagnosis of functions that return the parameters after a step."""
     answers = tuple(
         replace(
@@ -331,13 +330,10 @@ def _returned(case: Case, cost: float) -> Diagnosis | None:
         for probe, answer in zip(case.probes, case.answers, strict=True)
     )
     moved = replace(case, answers=answers)
-    best = _explain(moved)[0]
-    if best.cost + 1 >= cost:
-        return None
+    best = _explain(moved, list(_starts(moved)))[0]
     kept = tuple(m for m in best.mistakes if m.name != "learning rate folded in")
-    last = case.layers - 1
     say = "the parameters after a step are returned, not the gradient"
-    mistake = Mistake("parameters returned, not gradients", last, "dW", say)
+    mistake = Mistake("parameters returned, not gradients", case.layers - 1, "dW", say)
     chain = replace(best, mistakes=(mistake, *kept))
     return Diagnosis(
         tuple(_findings(moved, chain, [])), chain.readings, not chain.unknown, chain.cost + 1

@@ -298,7 +298,11 @@ def _some_of(delta: Array) -> Iterator[Guess]:
 
 
 def backs(
-    probe: Probe, layer: int, deltas: Sequence[Array | None], errors: Sequence[Array | None]
+    probe: Probe,
+    reading: Reading,
+    layer: int,
+    deltas: Sequence[Array | None],
+    errors: Sequence[Array | None],
 ) -> Iterator[Guess]:
     """What may come back to a hidden layer from the one above, (m, n_l), the right one first.
 
@@ -322,10 +326,11 @@ def backs(
         if other != layer + 1 and V.T.shape == W.shape:
             say = f"W[{other}] transposed is used where W[{layer + 1}] belongs"
             yield _guess("wrong W", say, delta @ V.T)
-    error = errors[layer + 1]
-    if error is not None:
-        say = f"what comes back from layer {layer + 1} is its error before f', not its delta"
-        yield _guess("error sent back without f'", say, error @ W)
+    say = f"what comes back from layer {layer + 1} is its error before f', not its delta"
+    slope = reading.slope(layer + 1)
+    for error in (errors[layer + 1], None if slope is None else delta / slope):
+        if error is not None:  # what f' should have multiplied, and what it did multiply
+            yield _guess("error sent back without f'", say, error @ W)
     for other in range(layer + 2, len(deltas)):
         for value in (deltas[other], errors[other]):
             if value is not None and value.shape == delta.shape:
@@ -359,7 +364,7 @@ def hidden_deltas(
 
     One step is wrong at a time: what comes back, or f'; then both.
     """
-    comes = list(backs(probe, layer, deltas, errors))
+    comes = list(backs(probe, reading, layer, deltas, errors))
     back = comes[0].value
     factors = list(slopes(probe, reading, layer, back))
     slope = factors[0].value

@@ -120,14 +120,17 @@ class _Option:
     Attributes:
         delta: the delta it takes, and what is wrong with that; None for the right one.
         own: what is wrong with the array itself.
+        whole: whether that is said of all of it, the L2 term included.
     """
 
     cost: float
     delta: Arrays | None
     delta_mistakes: Mistakes
     own: Mistakes
+    whole: bool = False
 
 
+WAY_BACK = "averaged over the samples on the way back"
 RIGHT = _Option(0.0, None, (), ())
 
 
@@ -144,13 +147,14 @@ class _Layer:
 
     def explained(self) -> list[Chain]:
         """The chains that explain this layer, or say that it is not explained."""
-        if not any(array.any() for array in (*self.evidence.dW, *self.evidence.db)):
+        if not any(array.any() for array in (*self._whole(), *self.evidence.db)):
             zeros = tuple(np.zeros_like(delta) for delta in self.right)
-            say = (("gradient zero", "dW and db are zero"),)
-            decayed = self._decayed(None)
+            both = bool(self.evidence.db)
+            name, what = ("gradient zero", "dW and db are") if both else ("dW zero", "dW is")
+            say = ((name, f"{what} all zeros"),)
             return [
-                self._chain([*self._at(say, "delta"), *decayed], 1 + len(decayed), zeros),
-                self._chain([*self._at(say, "dW"), *decayed], 1.3 + len(decayed), self.right),
+                self._chain(self._at(say, "delta"), 1 + 0.3 * (not both), zeros),
+                self._chain(self._at(say, "dW"), 1 + 0.3 * both, self.right),
             ]
         together, alone_W, alone_b = self.evidence.explain(self._guesses())
         found = [*self._joint(together), *self._proportional()]
@@ -158,7 +162,13 @@ class _Layer:
             found += self._apart(alone_W, alone_b)
         if min((chain.cost for chain in found), default=np.inf) - self.chain.cost > 1.9:
             found += combinations(
-                self.case, self.chain, self.layer, self.evidence, self.right, self.errors
+                self.case,
+                self.chain,
+                self.layer,
+                self.evidence,
+                self.right,
+                self.errors,
+                self._decayed(None),
             )
         return found or self._unknown()
 
@@ -182,7 +192,8 @@ class _Layer:
         return guesses
 
     def _at(self, mistakes: Mistakes, tensor: str) -> list[Mistake]:
-        return [Mistake(name, self.layer, tensor, say) for name, say in mistakes]
+        names = {WAY_BACK: "averaged before the outer product"} if tensor == "dW" else {}
+        return [Mistake(names.get(name, name), self.layer, tensor, say) for name, say in mistakes]
 
     def _decayed(self, scale: Array | None) -> list[Mistake]:
         return decay_mistakes(self.case, self.chain, self.layer, scale)
@@ -251,27 +262,36 @@ class _Layer:
         right_W, right_b = self.evidence.exact(self.right)
         if right_W if tensor == "dW" else right_b:
             return [RIGHT]
-        if not any(array.any() for array in found):
-            return [_Option(1.0, None, (), ((f"{tensor} zero", f"{tensor} is all zeros"),))]
+        raw = self._whole() if tensor == "dW" else found
+        if not any(array.any() for array in raw):
+            return [_Option(1.0, None, (), ((f"{tensor} zero", f"{tensor} is all zeros"),), True)]
         options = [
             _Option(e.cost, e.values if e.guess else None, e.guess, e.factor) for e in explanations
         ]
-        raw = found if tensor == "db" else tuple(a.W[self.layer] for a in self.case.answers)
-        options += [
-            _Option(e.cost + 0.05, None, (), (*e.guess, *e.factor))
-            for e in self.evidence.explain_array(raw, self._array_guesses(raw, tensor), tensor)
-        ]
+        trials = [(found, 0.0)]
+        if tensor == "dW" and self.case.probes[0].l2:
+            trials.append((raw, 1.0))  # the L2 term went through the mistake with the rest
+        for values, decayed in trials:
+            guesses = self._array_guesses(values, tensor, decayed)
+            options += [
+                _Option(e.cost + 0.05, None, (), (*e.guess, *e.factor), bool(decayed))
+                for e in self.evidence.explain_array(values, guesses, tensor)
+            ]
         if tensor == "db":
             options += self._decayed_bias()
         return sorted(options, key=lambda option: option.cost)[:4]
 
-    def _array_guesses(self, found: Arrays, tensor: str) -> list[list[Guess]]:
+    def _whole(self) -> Arrays:
+        """dW as it was found, its L2 term and all."""
+        return tuple(answer.W[self.layer] for answer in self.case.answers)
+
+    def _array_guesses(self, found: Arrays, tensor: str, decayed: float) -> list[list[Guess]]:
         guesses, right = [], []
         for delta, below, probe in zip(
             self.right, self.evidence.below, self.case.probes, strict=True
         ):
             if tensor == "dW":
-                decay = probe.l2 * probe.W[self.layer]
+                decay = decayed * probe.l2 * probe.W[self.layer]
                 guesses.append(list(hypotheses.weight_gradients(delta, below, decay)))
                 right.append(delta.T @ below + decay)
             else:
@@ -297,7 +317,7 @@ class _Layer:
         return [_Option(1.0, None, (), (("L2 on the bias", say),))]
 
     def _pair(self, W: _Option, b: _Option) -> Iterator[Chain]:
-        decayed = self._decayed(None)
+        decayed = [] if W.whole else self._decayed(None)
         cost = W.cost + b.cost + len(decayed)
         own = [*self._at(W.own, "dW"), *self._at(b.own, "db"), *decayed]
         if W.delta_mistakes and W.delta_mistakes == b.delta_mistakes:
@@ -338,7 +358,11 @@ class _Layer:
         implied, agrees = self.evidence.implied()
         if implied is not None and agrees:
             cost, mistake = self._nameless(max(shares), "delta")
-            return [self._chain(self._at((mistake,), "delta"), cost, implied)]
+            _, of_W = self._nameless(max(shares), "dW")
+            return [
+                self._chain(self._at((mistake,), "delta"), cost, implied),
+                self._chain(self._at((of_W,), "dW"), cost + 0.2, self.right),
+            ]
         W, b = self._unexplained("dW"), self._unexplained("db")
         arrays = [W] if not self.evidence.db else [W, b]
         found = [

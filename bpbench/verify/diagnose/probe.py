@@ -189,7 +189,7 @@ def _liveliness(probe: Probe) -> float:
     for layer, below in enumerate((probe.x, *found.a[:-1])):
         singular = np.linalg.svd(below, compute_uv=False)
         if probe.samples < below.shape[1]:
-            scores.append(float(singular[-1] / singular[0]))
+            scores.append(float(singular[-1] / max(singular[0], 1e-300)))
         if probe.network.activations[layer] in ("relu", "leaky_relu", "elu"):
             scores.append(1e6 * float(np.abs(found.z[layer]).min()))
         delta = found.delta[layer]
@@ -208,7 +208,8 @@ def saturated(probe: Probe) -> Probe:
     found = truth.backpropagate(
         probe.network, probe.parameters, probe.x, probe.y, l2=0, dtype="float64"
     )
-    factor = size / float(np.abs(found.z[-1]).max())
+    z = found.z[-1] if probe.network.output == "sigmoid" else found.z[-1] - found.z[-1].mean()
+    factor = size / max(min(float(z.max()), -float(z.min())), 0.01 * float(np.abs(z).max()))
     W = (*probe.W[:-1], probe.W[-1] * factor)
     b = (*probe.b[:-1], probe.b[-1] * factor) if probe.b else ()
     return replace(probe, W=W, b=b, why="saturated outputs")
