@@ -252,6 +252,22 @@ def test_training_whose_correct_runs_part_is_noise_limited():
     assert judge_training(*given, optimizer, losses * 1.01, final, "float32").verdict == "wrong"
 
 
+@pytest.mark.parametrize("rate", [0.5, 3.0])
+def test_units_that_cross_their_corner_in_training_are_not_called_wrong(rate):
+    network = MLP((6, 30, 20, 4), hidden="relu", output="softmax", loss="cross_entropy")
+    verdicts = set()
+    for seed in range(3):
+        network, parameters, x, y, order = task(network, seed, "he")
+        given, optimizer = (network, parameters, x, y, np.tile(order, (8, 1))), SGD(rate)
+        report = judge_training(
+            *given, optimizer, *trained(*given, optimizer, "float32"), "float32"
+        )
+        verdicts.add(report.verdict)
+        off = trained(*given, SGD(1.01 * rate), "float32")
+        assert judge_training(*given, optimizer, *off, "float32").verdict == "wrong"
+    assert verdicts <= {"right", "kink", "noise-limited"}
+
+
 def test_training_that_overflows_is_not_called_wrong_for_it():
     given = task(MLP((6, 8, 4), hidden="softplus", output="identity"))
     with np.errstate(all="ignore"):

@@ -88,8 +88,9 @@ def judge_training(
             wide = _errors(wide_sigma, start, losses, final, dtype)
             if _fit(wide):
                 say = (
-                    f"{expected.kinks} times a unit came to lie on the corner of a relu within rounding; "
-                    "either derivative may be taken there: train on other rows and judge again"
+                    f"{expected.kinks} times a unit came to lie on the corner of a relu within "
+                    "rounding, where either derivative may be taken: train on other rows and judge "
+                    "again"
                 )
                 return Report(KINK, subject, (Finding(KINK, None, None, say),), tuple(wide))
     return Report(WRONG, subject, tuple(_findings(tensors)), tuple(tensors))
