@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_info
 
 from bpbench import MLP, SGD, get_backend, initial_parameters
 from bpbench.backend import Batches
@@ -254,8 +255,14 @@ def machine(chosen: argparse.Namespace) -> str:
     return (
         f"{name}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
         f"{chosen.threads} thread(s), {chosen.clock} clock, {chosen.rounds} rounds, "
-        f"NumPy {np.__version__}, Python {platform.python_version()}"
+        f"NumPy {np.__version__}, {blas()}, Python {platform.python_version()}"
     )
+
+
+def blas() -> str:
+    """Which BLAS, and for which processor, which OPENBLAS_CORETYPE may have set without a word."""
+    (found,) = (pool for pool in threadpool_info() if pool["user_api"] == "blas")
+    return f"{found['internal_api']} {found['version']} for {found.get('architecture', '?')}"
 
 
 def main() -> None:
