@@ -227,7 +227,8 @@ def test_extended_precision_and_its_stand_in_agree_with_float64(output, loss):
         )
         for place, value in double.items():
             size = np.abs(value).max()
-            assert np.abs((value - long[place]).astype(float)).max() <= 3e-15 * size
+            # some fifty roundings: a softmax errs by as many as its z is large
+            assert np.abs((value - long[place]).astype(float)).max() <= 1e-14 * size
             both = fallback[place].high.astype(np.longdouble) + fallback[place].low
             off = np.abs(np.asarray(long[place] - both, float)).max()
             assert off <= (1e-17 if extended.EXTENDED == "longdouble" else 3e-15) * size
