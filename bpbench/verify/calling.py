@@ -37,6 +37,7 @@ class Reply:
         problems: how the function misbehaved.
         raised: whether it raised.
         progress: how far it came before it raised: the line, for comparison.
+        order: in which of several arrangements the arrays came.
         dtypes: of the arrays that it returned.
     """
 
@@ -45,6 +46,7 @@ class Reply:
     problems: tuple[Finding, ...] = ()
     raised: bool = False
     progress: int = 0
+    order: int = 0
     dtypes: frozenset[str] = frozenset()
 
     @property
@@ -87,6 +89,7 @@ class Caller:
         self.function = bind(function, layers, bias)
         self.dtype = dtype
         self.layout = Layout()
+        self.order = 0
 
     def settle(
         self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
@@ -105,8 +108,30 @@ class Caller:
         answer = best[2].answer
         if answer is None or not any(map(usable, answer.W)):
             alone = single_layouts(probes[0], weights, samples, labels)
-            best = max(best, self._try(probes, alone), key=lambda one: one[0]) if alone else best
+            single = self._try(probes[:2], alone) if alone else best
+            best = single if single[2].clean else best
         _, self.layout, reply = best
+        self.order = reply.order
+        return reply if samples is not None else self._of_one_sample(reply)
+
+    def _of_one_sample(self, reply: Reply) -> Reply:
+        """The reply of a function that is meant for one sample at a time, though it takes several:
+        its dW is the sum over the samples and its db is not summed at all.
+        """
+        layers = len(reply.probe.W)
+        unsummed = [p for p in reply.problems if p.mistake == "db not summed over the samples"]
+        if not reply.whole or len(unsummed) != len(reply.problems) or len(unsummed) < layers:
+            return reply
+        batch = self.layout
+        self.layout = replace(
+            batch, samples="one column" if batch.samples == "columns" else "one row"
+        )
+        alone = self._ask_once(reply.probe)
+        if alone.clean and alone.answer is not None and reply.answer is not None:
+            pairs = zip(reply.answer.W, alone.answer.W, strict=True)
+            if all(np.allclose(W, reply.probe.samples * mean) for W, mean in pairs):
+                return alone
+        self.layout = batch
         return reply
 
     def _try(self, probes: Sequence[Probe], possible: Sequence[Layout]) -> Tried:
@@ -187,7 +212,7 @@ class Caller:
             return Reply(probe, None, (Finding("raises", None, None, say),), True, line)
         expected = Expected(
             tuple(w.shape for w in kept[: len(W)]), tuple(map(len, probe.b)),
-            probe.samples, self.layout.columns,
+            probe.samples, self.layout.columns, self.order,
         )  # fmt: skip
         returned = sort_out(value, expected)
         now = [np.asarray(v) for v in (*lists[0][: len(W)], *lists[1][: len(b)], x, y)]
@@ -197,6 +222,7 @@ class Caller:
             probe,
             answer if returned.usable else None,
             (*changed, *returned.problems),
+            order=returned.order,
             dtypes=returned.dtypes,
         )
 

@@ -158,13 +158,18 @@ class Explained:
     loss: Finding | None
 
 
-def explain(family: Family, dtype: str) -> Explained:
-    """What explains a family's gradients and losses."""
+def explain(family: Family, dtype: str, exact: bool = True) -> Explained:
+    """What explains a family's gradients and losses.
+
+    Args:
+        dtype: how exactly formulas must fit.
+        exact: whether an error that no formula explains is to be told of, however small.
+    """
     replies = _telling(family)
     asked = [reply.probe for reply in replies]
     answers = [reply.answer for reply in replies if reply.answer is not None]
     diagnosis, findings = _diagnosed(asked, answers, dtype)
-    if family.wrong and not findings:
+    if family.wrong and exact and not findings:
         findings = _too_small(family)
     losses = [answer.loss for answer in answers]
     known = [loss for loss in losses if loss is not None]
@@ -278,20 +283,25 @@ def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:
         known: whether the gradients are wrong elsewhere too, so that only nan is news.
     """
     last = network.layers - 1
+    broken = any(p.mistake in ("not finite", "raises") for p in family.problems)
     losses = family.losses or ()
-    broken = [p for p in family.problems if p.mistake in ("not finite", "raises")]
-    if not broken and not any(not np.isfinite(loss) for loss in losses):
-        if known or not family.ran or not _far(family):
-            return []
+    if broken:
+        what = "gradients are nan"
+    elif family.ran and _far(family) and not known:
         what = "gradients are wrong"
+    elif not all(map(np.isfinite, losses)):
+        what = "the loss is nan or infinite (its gradients are right)"
     else:
-        what = "gradients are nan" if broken else "the loss is nan or infinite"
-    tensor = "loss" if what.startswith("the loss") else "delta"
+        return []
     say = (
         f"layer {last} (the output): where a probability is exactly 0 or 1, {what}; this shows "
         "nowhere else. Use log-softmax, or the logits' form, whose delta is a - y. Certain"
     )
-    return [Finding("log of a saturated probability", last, tensor, say)]
+    tensor = "loss" if what.startswith("the loss") else "delta"
+    return [Finding(SATURATED, last, tensor, say)]
+
+
+SATURATED = "log of a saturated probability"
 
 
 def _far(family: Family) -> bool:

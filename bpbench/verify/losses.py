@@ -34,6 +34,9 @@ def judge_losses(
     data, decay = _true(probes, readings)
     if np.allclose(found, data + decay, rtol=tolerance, atol=0):
         return None
+    share = float(np.abs(found / (data + decay) - 1).max())
+    if share < GUARDED:
+        return None
     for mistake, meant in (
         ("L2 missing", data), ("L2 doubled", data + 2 * decay),
     ):  # fmt: skip
@@ -45,16 +48,13 @@ def judge_losses(
         "m": np.array([float(probe.samples) for probe in probes]),
         "n_L": np.array([float(probe.network.sizes[-1]) for probe in probes]),
     }
-    for factor in read_factor(found / (data + decay), quantities, "loss", 1e2 * tolerance):
+    for factor in read_factor(found / (data + decay), quantities, "loss", tolerance):
         (mistake, say), *_ = factor.mistakes
         if mistake == "constant factor":
             break
         advice = remedy(mistake)
         return Finding(mistake, None, "loss", f"the loss that comes with the gradients: {say}. "
                        f"{advice[:1].upper()}{advice[1:]}")  # fmt: skip
-    share = float(np.abs(found / (data + decay) - 1).max())
-    if share < GUARDED:
-        return None
     say = f"the loss that comes with the gradients is off by {share:.2g} of itself"
     return Finding("wrong loss", None, "loss", say, certain=False)
 

@@ -22,6 +22,10 @@ _W = re.compile(_NAMED.format("w|weight|kernel|theta"))
 _B = re.compile(_NAMED.format("b|bias|biase"))
 
 
+BACKWARDS = -1
+"""The order of lists that begin with the output layer, which is a mistake."""
+
+
 @dataclass(frozen=True)
 class Expected:
     """What a function should return, in its own layout.
@@ -30,13 +34,15 @@ class Expected:
         W: the shape of each W as it was given.
         b: the number of units of each layer; empty without biases.
         samples: m.
-        transposed: whether samples are columns.
+        columns: whether samples are columns.
+        order: that of ``Returned``, as it was where the shapes told; it decides where they do not.
     """
 
     W: tuple[tuple[int, ...], ...]
     b: tuple[int, ...]
     samples: int
     columns: bool
+    order: int = 0
 
     @property
     def layers(self) -> int:
@@ -53,7 +59,7 @@ class Returned:
         b: by layer, (n_l,); None where it cannot be used.
         loss: where one came with the gradients.
         problems: what is wrong with the form.
-        reversed: whether the layers came from the output back in lists.
+        order: which of several arrangements the arrays came in.
         dtypes: of the arrays.
     """
 
@@ -61,7 +67,7 @@ class Returned:
     b: tuple[Array | None, ...]
     loss: float | None = None
     problems: tuple[Finding, ...] = ()
-    reversed: bool = False
+    order: int = 0
     dtypes: frozenset[str] = frozenset()
 
     @property
@@ -77,6 +83,7 @@ class _Parts:
     W: list[Any] = field(default_factory=list)
     b: list[Any] = field(default_factory=list)
     loss: Any = None
+    order: int = 0
 
 
 def sort_out(value: Any, expected: Expected) -> Returned:
@@ -168,7 +175,7 @@ def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
     elif len(items) in (3, 2 * layers + 1) and _size_one(items[0]) and len(items) != 2 * layers:
         loss = np.asarray(to_numpy(items.pop(0))).reshape(())
     items = [item for item in items if item is not None] if not bias else items
-    if len(items) == 1 and _is_sequence(items[0]) and _listed(items[0]):
+    if len(items) == 1 and _is_sequence(items[0]) and (bias or _nested(items[0], 3)):
         inner = _from_sequence(list(items[0]), expected)
         return None if inner is None else _Parts(inner.W, inner.b, loss)
     if len(items) == layers and all(_is_pair(item) for item in items):
@@ -184,7 +191,7 @@ def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
     if bias and len(items) == 2 * layers:
         return _from_flat(items, expected, loss)
     if not bias:
-        flat = list(items[0]) if len(items) <= 2 and _listed(items[0]) else items
+        flat = list(items[0]) if len(items) <= 2 and _nested(items[0], 3) else items
         return _Parts(flat, [], loss)
     if len(items) == 2 and _is_sequence(items[0]):
         return _Parts(list(items[0]), list(np.atleast_1d(items[1])), loss)
@@ -202,8 +209,10 @@ def _from_flat(items: list[Any], expected: Expected, loss: Any) -> _Parts:
         (items[1::2], items[0::2]),
         (items[n:], items[:n]),
     )
-    W, b = max(orders, key=lambda order: _fit(order[0], order[1], expected))
-    return _Parts(list(W), list(b), loss)
+    fits = [_fit(W, b, expected) for W, b in orders]
+    best = max(range(len(orders)), key=lambda i: (fits[i], i == expected.order))
+    W, b = orders[best]
+    return _Parts(list(W), list(b), loss, best)
 
 
 def _fit(W: Sequence[Any], b: Sequence[Any], expected: Expected) -> int:
@@ -259,13 +268,11 @@ def _size_one(value: Any) -> bool:
 
 def _checked(parts: _Parts, expected: Expected) -> Returned:
     problems: list[Finding] = []
-    backwards = False
     if expected.layers > 1 and len(parts.W) == expected.layers:
-        turned_b = parts.b[::-1]
-        if _fit(parts.W[::-1], turned_b, expected) > _fit(parts.W, parts.b, expected) and _fit(
-            parts.W[::-1], (), expected
-        ) == len(parts.W):
-            parts, backwards = _Parts(parts.W[::-1], turned_b, parts.loss), True
+        turned = _fit(parts.W[::-1], (), expected)
+        kept = _fit(parts.W, (), expected)
+        if turned == len(parts.W) and (turned > kept or expected.order == BACKWARDS):
+            parts = _Parts(parts.W[::-1], parts.b[::-1], parts.loss, BACKWARDS)
             say = "the gradients come from the output back: dW[0] is that of the last layer"
             problems.append(Finding("layers in reverse order", None, "dW", say))
     W, b = [], []
@@ -283,7 +290,7 @@ def _checked(parts: _Parts, expected: Expected) -> Returned:
     loss = None
     if parts.loss is not None:
         loss = float(to_numpy(parts.loss).astype(np.float64).reshape(-1)[0])
-    return Returned(tuple(W), tuple(b), loss, tuple(problems), backwards, frozenset(dtypes))
+    return Returned(tuple(W), tuple(b), loss, tuple(problems), parts.order, frozenset(dtypes))
 
 
 def _numbers(

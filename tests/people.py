@@ -1,0 +1,204 @@
+"""Backpropagation as people publish it: the styles, and the mistakes, of tutorials and questions.
+
+Every function is written in the manner of its kind, in its own layout and with its own names, and
+none of them knows of bpbench.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def sigmoid(x):
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def relu(x):
+    return np.maximum(0, x)
+
+
+def softmax_rows(x):
+    e = np.exp(x - np.max(x, axis=1, keepdims=True))
+    return e / np.sum(e, axis=1, keepdims=True)
+
+
+# ── Right, in many styles ──────────────────────────────────────────────────────────────────────
+
+
+def columns_with_a_dictionary(parameters, X, Y):
+    """Samples in columns, a dictionary in and out, the derivative of the loss by the outputs."""
+    m = X.shape[1]
+    W1, b1, W2, b2 = (parameters[k] for k in ("W1", "b1", "W2", "b2"))
+    Z1 = np.dot(W1, X) + b1
+    A1 = np.tanh(Z1)
+    Z2 = np.dot(W2, A1) + b2
+    A2 = sigmoid(Z2)
+    dZ2 = A2 - Y
+    dW2 = (1 / m) * np.dot(dZ2, A1.T)
+    db2 = (1 / m) * np.sum(dZ2, axis=1, keepdims=True)
+    dZ1 = np.multiply(np.dot(W2.T, dZ2), 1 - np.power(A1, 2))
+    dW1 = (1 / m) * np.dot(dZ1, X.T)
+    db1 = (1 / m) * np.sum(dZ1, axis=1, keepdims=True)
+    return {"dZ2": dZ2, "dW1": dW1, "db1": db1, "dW2": dW2, "db2": db2}
+
+
+def rows_with_class_numbers(X, y, W1, b1, W2, b2):
+    """Samples in rows, weights (inputs, outputs), y as class numbers, the loss returned too."""
+    N = X.shape[0]
+    hidden = np.maximum(0, X.dot(W1) + b1)
+    scores = hidden.dot(W2) + b2
+    exp_scores = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probs = exp_scores / exp_scores.sum(axis=1, keepdims=True)
+    loss = -np.log(probs[range(N), y]).mean()
+    dscores = probs.copy()
+    dscores[range(N), y] -= 1
+    dscores /= N
+    grads = {}
+    grads["W2"] = np.dot(hidden.T, dscores)
+    grads["b2"] = np.sum(dscores, axis=0, keepdims=True)
+    dhidden = np.dot(dscores, W2.T)
+    dhidden[hidden <= 0] = 0
+    grads["W1"] = np.dot(X.T, dhidden)
+    grads["b1"] = np.sum(dhidden, axis=0, keepdims=True)
+    return loss, grads
+
+
+def one_column_at_a_time(weights, biases, x, y):
+    """One sample, a column; lists that are filled from the output back."""
+    nabla_b = [np.zeros(b.shape) for b in biases]
+    nabla_w = [np.zeros(w.shape) for w in weights]
+    activation = x
+    activations = [x]
+    zs = []
+    for b, w in zip(biases, weights, strict=True):
+        z = np.dot(w, activation) + b
+        zs.append(z)
+        activation = sigmoid(z)
+        activations.append(activation)
+    delta = (activations[-1] - y) * sigmoid(zs[-1]) * (1 - sigmoid(zs[-1]))
+    nabla_b[-1] = delta
+    nabla_w[-1] = np.dot(delta, activations[-2].transpose())
+    for layer in range(2, len(weights) + 1):
+        z = zs[-layer]
+        sp = sigmoid(z) * (1 - sigmoid(z))
+        delta = np.dot(weights[-layer + 1].transpose(), delta) * sp
+        nabla_b[-layer] = delta
+        nabla_w[-layer] = np.dot(delta, activations[-layer - 1].transpose())
+    return (nabla_w, nabla_b)
+
+
+def one_vector_with_outer_products(W, b, x, t):
+    """One sample, a vector; outer products."""
+    h = np.tanh(W[0] @ x + b[0])
+    o = W[1] @ h + b[1]
+    d2 = o - t
+    d1 = (W[1].T @ d2) * (1 - h * h)
+    return [np.outer(d1, x), np.outer(d2, h)], [d1, d2]
+
+
+def plain_python_loops(W, b, x, y):
+    """No array operation at all: lists and loops."""
+    m = len(x)
+    gW = [[[0.0] * len(row) for row in w] for w in W]
+    gb = [[0.0] * len(v) for v in b]
+    for s in range(m):
+        a = [list(x[s])]
+        for w, v in zip(W, b, strict=True):
+            a.append(
+                [
+                    1 / (1 + np.exp(-(sum(w[j][i] * a[-1][i] for i in range(len(a[-1]))) + v[j])))
+                    for j in range(len(v))
+                ]
+            )
+        delta = [(o - t) * o * (1 - o) / m for o, t in zip(a[-1], y[s], strict=True)]
+        for layer in range(len(W) - 1, -1, -1):
+            for j, d in enumerate(delta):
+                gb[layer][j] += d
+                for i, value in enumerate(a[layer]):
+                    gW[layer][j][i] += d * value
+            delta = [
+                sum(delta[j] * W[layer][j][i] for j in range(len(delta))) * v * (1 - v)
+                for i, v in enumerate(a[layer])
+            ]
+    return gW, gb
+
+
+def pairs_of_layers(params, X, T):
+    """A list of (dW, db), one pair for each layer."""
+    n = len(params) // 2
+    A = [X]
+    for i in range(1, n + 1):
+        A.append(sigmoid(A[-1] @ params[f"W{i}"].T + params[f"b{i}"]))
+    grads = []
+    delta = (A[-1] - T) * A[-1] * (1 - A[-1]) / X.shape[0]
+    for i in range(n, 0, -1):
+        grads.insert(0, (delta.T @ A[i - 1], delta.sum(axis=0)))
+        delta = delta @ params[f"W{i}"] * A[i - 1] * (1 - A[i - 1])
+    return grads
+
+
+# ── Wrong, as questions show it ────────────────────────────────────────────────────────────────
+
+
+def error_turned_round(weights, x, y):
+    """No bias, no average, and y - a, to be added to the weights."""
+    layer0 = x
+    layer1 = sigmoid(layer0.dot(weights[0]))
+    layer2 = sigmoid(layer1.dot(weights[1]))
+    layer2_delta = (y - layer2) * (layer2 * (1 - layer2))
+    layer1_delta = layer2_delta.dot(weights[1].T) * (layer1 * (1 - layer1))
+    return [layer0.T.dot(layer1_delta), layer1.T.dot(layer2_delta)]
+
+
+def summed_with_the_wrong_activation_below(W, b, X, y):
+    """The sums of a tutorial with softmax, and sigmoid's derivative where tanh was applied."""
+    a1 = np.tanh(X @ W[0] + b[0])
+    delta3 = softmax_rows(a1 @ W[1] + b[1]) - y
+    delta2 = delta3 @ W[1].T * a1 * (1 - a1)
+    return [X.T @ delta2, a1.T @ delta3], [delta2.sum(0), delta3.sum(0)]
+
+
+def derivative_of_what_is_activated_already(W, b, X, y):
+    """sigmoid_prime(a): the function wants z."""
+
+    def sigmoid_prime(z):
+        return sigmoid(z) * (1 - sigmoid(z))
+
+    m = X.shape[0]
+    a1 = sigmoid(X @ W[0].T + b[0])
+    a2 = sigmoid(a1 @ W[1].T + b[1])
+    d2 = (a2 - y) / m * sigmoid_prime(a2)
+    d1 = d2 @ W[1] * sigmoid_prime(a1)
+    return [d1.T @ X, d2.T @ a1], [d1.sum(0), d2.sum(0)]
+
+
+def step_within_the_pass(W, b, X, y, rate=0.1):
+    """The upper weights are moved before the error goes back through them."""
+    m = len(X)
+    a1 = sigmoid(X @ W[0] + b[0])
+    a2 = sigmoid(a1 @ W[1] + b[1])
+    d2 = (a2 - y) * a2 * (1 - a2) / m
+    g2 = a1.T @ d2
+    W2 = W[1] - rate * g2
+    d1 = d2 @ W2.T * a1 * (1 - a1)
+    return (X.T @ d1, g2), (d1.sum(axis=0), d2.sum(axis=0))
+
+
+def relu_masked_by_the_gradient(W, b, X, y):
+    """grad[grad < 0] = 0 where grad[z < 0] = 0 is meant."""
+    m = len(X)
+    h = relu(X @ W[0] + b[0])
+    grad_out = (h @ W[1] + b[1] - y) / m
+    grad_h = grad_out @ W[1].T
+    grad_h[grad_h < 0] = 0
+    return [X.T @ grad_h, h.T @ grad_out], [grad_h.sum(0), grad_out.sum(0)]
+
+
+def bias_summed_to_a_number(W, b, X, Y):
+    """np.sum without an axis."""
+    m = X.shape[1]
+    A1 = sigmoid(W[0] @ X + b[0])
+    A2 = sigmoid(W[1] @ A1 + b[1])
+    dZ2 = A2 - Y
+    dZ1 = W[1].T @ dZ2 * A1 * (1 - A1)
+    return (dZ1 @ X.T / m, dZ2 @ A1.T / m), (np.sum(dZ1) / m, np.sum(dZ2) / m)
