@@ -10,7 +10,7 @@ import bpbench
 from bpbench import MLP, Backpropagation, Gradients, Parameters, initial_parameters
 from bpbench.backend import map_arrays
 from bpbench.verify import truth
-from bpbench.verify.tolerance import parts
+from bpbench.verify.tolerance import distance, parts, tolerance
 from bpbench.verify.verdict import judge
 
 NETWORK = MLP((5, 7, 6, 4), hidden=("tanh", "silu"), output="softmax", loss="cross_entropy")
@@ -198,6 +198,25 @@ def test_a_saturated_network_is_noise_limited_in_float32_and_says_from_where_err
     assert "float64" in report.findings[0].say
     precise = judge(network, steep, x, y, backpropagated(network, steep, x, y), "float64")
     assert precise.detectable < 1e-4 * report.detectable
+
+
+def test_a_factor_too_near_to_1_for_any_entry_shows_in_the_whole_tensor():
+    # 3e-5 is within three standard deviations of every entry's rounding, but 9,000 agree on it.
+    network, _, x, y = given(MLP((60, 90, 100, 90, 4), hidden="tanh"), rows=40)
+    parameters = initial_parameters(network, 1, "normal")
+    found = backpropagated(network, parameters, x, y, "float32")
+    report = judge(network, parameters, x, y, found, "float32")
+    assert report.verdict == "right"
+    wrong = changed(found, ("dW", 1), lambda v: (v * (1 + 3e-5)).astype("float32"))
+    report = judge(network, parameters, x, y, wrong, "float32")
+    assert report.verdict == "wrong"
+    assert (report.findings[0].tensor, report.findings[0].layer) == ("dW", 1)
+    allowed = tolerance(
+        network, parameters.astype("float32"), x.astype("float32"), y.astype("float32"), None, 0.0,
+        "float32",
+    )  # fmt: skip
+    true = dict(parts(allowed.true))["dW", 1]
+    assert (distance(wrong.gradients.W[1], true) < 3 * allowed.sigma["dW", 1]).all()
 
 
 # ── Corners ────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from bpbench.verify.findings import (
     Finding,
     TensorError,
 )
-from bpbench.verify.tolerance import Place, distance
+from bpbench.verify.tolerance import Place, difference, factor_off
 
 SENSITIVITY = {"float32": 1e-4, "float64": 1e-9}
 """The relative error of a whole tensor that should be seen; else the verdict is noise-limited."""
@@ -65,7 +65,14 @@ def overflowing(true: Any, dtype: str) -> Array:
 
 
 def compare(
-    place: Place, found: Any, true: Any, sigma: Array, dtype: str, moved: Any = None
+    place: Place,
+    found: Any,
+    true: Any,
+    sigma: Array,
+    dtype: str,
+    *,
+    moved: Any = None,
+    factor: float = math.inf,
 ) -> TensorError:
     """The error of one tensor.
 
@@ -76,16 +83,21 @@ def compare(
         sigma: standard deviations of rounding, as found.
         dtype: what was claimed.
         moved: what relative errors are relative to, where that is not the truth itself.
+        factor: the standard deviation of the factor by which the whole may be off.
     """
     ignored = overflowing(true, dtype) | ~np.isfinite(sigma)
     with np.errstate(invalid="ignore"):
-        error = np.where(ignored, 0.0, distance(found, true))
+        off = np.where(ignored, 0.0, difference(found, true))
+        error = np.abs(off)
     size = np.abs(np.asarray((true if moved is None else moved).astype(np.float64)))
     largest = float(size[~ignored].max(initial=0))
     worst = float(error.max(initial=0))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         limit = float(np.where(ignored, math.inf, sigma / size).min(initial=math.inf))
         sigmas = float(np.where(ignored, 0.0, error / sigma).max(initial=0))
+        if math.isfinite(factor) and not ignored.any():
+            common = factor_off(off, np.asarray(true.astype(np.float64)), sigma)[0]
+            sigmas, limit = max(sigmas, abs(common) / factor), min(limit, factor)
     share = worst / largest if largest else math.inf if worst else 0.0
     return TensorError(*place, share, sigmas, SEEN_SIGMAS * limit)
 

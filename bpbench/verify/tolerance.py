@@ -18,6 +18,9 @@ from bpbench.network import MLP, Array, Parameters
 from bpbench.verify import runs, truth
 from bpbench.verify.variance import CORNER_SIGMAS, Precision, Problem, precision, variances
 
+STRAYED_FACTOR = 5 / 8
+"""A tensor is wrong where it is off as a whole by five times as much as any of our own runs."""
+
 Place = tuple[str, int | None]
 """A tensor's name and layer: ("dW", 0), ("loss", None)."""
 
@@ -45,6 +48,7 @@ class Tolerance:
         problem: the same in float64, for ``variances``.
         correlation: by how much the standard deviations of each tensor are to be widened.
         sigma: the standard deviation of rounding in every entry of every tensor.
+        factor: the same for the one factor by which each tensor as a whole may be off.
         dtype: what is judged.
     """
 
@@ -52,6 +56,7 @@ class Tolerance:
     problem: Problem
     correlation: dict[Place, float]
     sigma: dict[Place, Array]
+    factor: dict[Place, float]
     dtype: str
 
     def sigmas(
@@ -133,20 +138,48 @@ def tolerance(
     )
     V = variances(problem, precision(dtype))
     sigma = {place: np.sqrt(v) for place, v in parts(V)}
+    exactly = dict(parts(rounded))
     strayed = dict.fromkeys(sigma, 0.0)
+    factor = {place: factor_off(0.0, exactly[place], sigma[place])[1] for place in sigma}
     for run in runs.backpropagations(network, parameters, x, y, cotangent, l2, dtype, sides):
         for (place, value), (_, exact) in zip(parts(run), parts(true), strict=True):
-            ratio = distance(value, exact) / sigma[place]
+            off = difference(value, exact)
+            ratio = np.abs(off) / sigma[place]
             strayed[place] = max(strayed[place], float(ratio[np.isfinite(ratio)].max(initial=0)))
+            common = abs(factor_off(off, exactly[place], sigma[place])[0])
+            factor[place] = max(factor[place], STRAYED_FACTOR * common)
     correlation = {place: max(1.0, most / 2) for place, most in strayed.items()}
     sigma = {place: value * correlation[place] for place, value in sigma.items()}
-    return Tolerance(true, problem, correlation, sigma, dtype)
+    return Tolerance(true, problem, correlation, sigma, factor, dtype)
+
+
+def difference(found: Any, true: Any) -> Array:
+    """found - true, taken in the truth's precision, as float64."""
+    return np.asarray((np.asarray(found) - true).astype(np.float64))
 
 
 def distance(found: Any, true: Any) -> Array:
     """|found - true|, taken in the truth's precision, as float64."""
-    size: Array = np.abs((np.asarray(found) - true).astype(np.float64))
-    return size
+    return np.abs(difference(found, true))
+
+
+def factor_off(off: Array | float, true: Array, sigma: Array) -> tuple[float, float]:
+    """By what share of itself a tensor is off as a whole, and the standard deviation of that.
+
+    The share is the one that fits the errors best, each weighed by its own deviation; it shows a
+    common factor that is too near to 1 to show in any single entry.
+
+    Args:
+        off: found - true.
+        true: the truth.
+        sigma: the standard deviations of independent errors.
+    """
+    weight = np.clip(true / sigma, -1e8, 1e8)
+    total = float((true / sigma * weight).sum())
+    if not 0 < total < np.inf:
+        return 0.0, np.inf
+    share = float((off / sigma * weight).sum()) / total
+    return share, float(np.sqrt((weight**2).sum())) / total
 
 
 def standard_deviations(

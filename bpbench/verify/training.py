@@ -145,7 +145,7 @@ def _errors(
     first = [None] if final is None else [None, *start.W, *start.b]
     return [
         compare(place, got, exact, expected.sigma[place], dtype,
-                None if before is None else exact - before)
+                moved=None if before is None else exact - before)
         for (place, exact), (_, got), before in zip(true, found, first, strict=True)
     ]  # fmt: skip
 

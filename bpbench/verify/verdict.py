@@ -10,7 +10,9 @@ bfloat16, and they are everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -140,7 +142,7 @@ def _judged(
     dtype = allowed.dtype
     near = allowed.near_corners(allowed.sigma)
     mine = on_its_own_side(near)
-    tensors = _errors(found, mine, mine.sigma)
+    tensors = _errors(found, mine, mine.sigma, mine.factor)
     bounds = limits(tensors, _zero(mine), dtype, SENSITIVITY[dtype])
     if _fit(tensors):
         verdict = bounds[0].mistake if bounds else RIGHT
@@ -169,13 +171,19 @@ def _fit(tensors: Sequence[TensorError]) -> bool:
 
 
 def _errors(
-    found: dict[Place, Any], allowed: Tolerance, sigmas: dict[Place, Array]
+    found: dict[Place, Any],
+    allowed: Tolerance,
+    sigmas: dict[Place, Array],
+    factors: Mapping[Place, float] = MappingProxyType({}),
 ) -> list[TensorError]:
     true = dict(parts(allowed.true))
     return [
-        compare(place, value, true[place], sigmas[place], allowed.dtype)
+        compare(
+            place, value, true[place], sigmas[place], allowed.dtype,
+            factor=factors.get(place, math.inf),
+        )
         for place, value in found.items()
-    ]
+    ]  # fmt: skip
 
 
 def _zero(allowed: Tolerance) -> set[Place]:
