@@ -10,6 +10,7 @@ Which trick pays how much is in docs/fast_numpy.md; benchmarks/numpy_fast_limits
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,16 @@ class Chunk:
         self.sums, self.weight, self.total = empty((3, length, m), dtype)
         self.ones = np.ones(n_out, dtype)
         self.penalty = np.zeros(length, dtype)
-        x = self.columns.transpose(0, 2, 1)
-        self.slots: list[tuple[Any, ...]] = [
-            (x[k], self.columns[k], self.columns[k].dot, self.y[k], self.scaled_y[k],
-             self.weight[k], self.for_loss[k], self.total[k], self.penalty[k : k + 1].reshape(()))
-            for k in range(length)
-        ]  # fmt: skip
+        self.slots = [self._slot(k) for k in range(length)]
+
+    def _slot(self, k: int) -> tuple[Any, ...]:
+        """What the names of STEP_SLOTS stand for in step k."""
+        columns, logits = self.columns[k], self.for_loss[k].reshape(-1)
+        return (
+            columns.T, columns, columns.dot, self.y[k], self.scaled_y[k], self.weight[k],
+            self.for_loss[k], partial(logits.dot, logits), self.total[k],
+            self.penalty[k : k + 1].reshape(()),
+        )  # fmt: skip
 
     def gather(self, x: Array, y: Array, rows: Array, scale: Array) -> list[tuple[Any, ...]]:
         """Fill as many slots as there are ``rows``, (k, m), of x and y."""

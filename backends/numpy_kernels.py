@@ -29,14 +29,12 @@ class Activation:
             kept.
         keeps: whether ``kept``, (n_l, m), is needed: where f' cannot be had from a alone.
         sign: what W and b are stored times: -1 makes the product give -z.
-        bounded: whether a is never beyond -1 and 1.
     """
 
     forward: Callable[[Plan, Array, Array | None], None]
     backward: Callable[[Plan, Array, Array, Array | None], None]
     keeps: bool = False
     sign: int = 1
-    bounded: bool = False
 
 
 def _nothing(plan: Plan, *arrays: Array | None) -> None:
@@ -176,8 +174,8 @@ def _softmax_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> No
 
 ACTIVATIONS = {
     "identity": Activation(_nothing, _nothing),
-    "sigmoid": Activation(_sigmoid, _sigmoid_error, sign=-1, bounded=True),
-    "tanh": Activation(_tanh, _tanh_error, bounded=True),
+    "sigmoid": Activation(_sigmoid, _sigmoid_error, sign=-1),
+    "tanh": Activation(_tanh, _tanh_error),
     "relu": Activation(_relu, _relu_error),
     "leaky_relu": Activation(_leaky_relu, _times_kept, keeps=True),
     "elu": Activation(_elu, _times_kept, keeps=True),
@@ -205,25 +203,27 @@ def with_shared_slopes(units: Array, slopes: Array) -> tuple[Activation, Activat
         plan.call(np.subtract, units, plan.constant(1), slopes)
         plan.call(np.multiply, slopes, units, slopes)
 
-    hidden = Activation(_sigmoid, _times_kept, keeps=True, sign=-1, bounded=True)
+    hidden = Activation(_sigmoid, _times_kept, keeps=True, sign=-1)
     return hidden, replace(hidden, forward=last)
 
 
 # ── Losses: what a step computes of them, and what waits until many steps are over ─────────────
 
 STEP_SLOTS = (
-    "x", "columns", "columns_dot", "y", "scaled_y", "weight", "for_loss", "total", "penalty"
+    "x", "columns", "columns_dot", "y", "scaled_y", "weight", "for_loss", "squares", "total",
+    "penalty",
 )  # fmt: skip
 """What differs from step to step: the batch, and what the loss will be computed from.
 
 x (m, n_1), columns its transpose and columns_dot that one's method; y (n_L, m), scaled_y the same
-times ``scale``, weight (m,) the sums of scaled_y over the outputs; for_loss (n_L, m) and total
-(m,); penalty (), the sum of W^2.
+times ``scale``, weight (m,) the sums of scaled_y over the outputs; for_loss (n_L, m), and squares,
+which sums its squares; total (m,); penalty (), the sum of W^2.
 """
 
 
-SAFE = 0.7
-"""How much of the largest exponent e^z may use in a softmax: the rest is for sums and quotients."""
+SAFE = 0.9
+"""Up to this part of the largest exponent, 80 in float32, a softmax takes e^z as it is; the rest is
+for sums and quotients."""
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,6 @@ class LastLayer:
         delta: (n_L, m), to be filled with ``scale`` times the derivative of the summed loss by z.
         scale: ().
         output: (n_L, m), to be filled with a[-1]; None where nobody wants it.
-        bound: (n_L * (n_{L-1} + 1),), W and b, where the units below are within -1 and 1, so that
-            these alone say how large z can be; else None.
     """
 
     activation: Activation
@@ -247,7 +245,6 @@ class LastLayer:
     delta: Array
     scale: Array
     output: Array | None
-    bound: Array | None
 
 
 @dataclass(frozen=True)
@@ -300,18 +297,18 @@ def _binary_error(plan: Plan, last: LastLayer) -> None:
 
 def _binary_total(negated: Array, total: Array, y: Array, sums: Array, spare: Array) -> Array:
     """max(z, 0) - z y + log(1 + e^-|z|), from -z."""
-    losses = _dots(negated, y)
     np.abs(negated, spare)
     np.log1p(np.exp(np.negative(spare, spare), spare), spare)
-    spare -= np.minimum(negated, 0, out=negated)
-    return losses + spare.reshape(len(y), -1).sum(axis=1)
+    product = negated * y
+    product -= np.minimum(negated, 0, out=negated)  # each by itself: both may be large, and equal
+    return (spare + product).reshape(len(y), -1).sum(axis=1)
 
 
 def _cross_entropy_error(plan: Plan, last: LastLayer) -> None:
     """a * sum(y) - y; where nobody wants a, one product applies the 1/sum of the softmax, sum(y)
     and ``scale``."""
     delta, factor = last.delta, plan.empty(last.delta.shape[1])
-    plan.call(_shift(factor, last.bound, len(delta)), last.z)
+    plan.call(_shift(largest=factor, outputs=len(delta)), last.z, "squares")
     plan.call(np.exp, last.z, delta)
     _sum_of_units(plan, delta, "total")
     if last.output is None:
@@ -323,40 +320,33 @@ def _cross_entropy_error(plan: Plan, last: LastLayer) -> None:
     plan.call(np.subtract, delta, "scaled_y", delta)
 
 
-def _shift(largest: Array, bound: Array | None, outputs: int) -> Callable[[Array], None]:
-    """A function that takes the largest z of each sample off, lest e^z overflow.
+def _shift(largest: Array, outputs: int) -> Callable[[Array, Callable[[], float]], None]:
+    """A function that takes the largest z of each sample off, where else e^z might overflow.
 
-    That is half the cost of a small softmax (1.8 us for 10 x 64), and for nothing while the
-    weights are moderate: where the n units below are within -1 and 1, z^2 is at most (1 + n) times
-    the sum of W^2 and b^2, and to look at that takes 0.3 us.
+    To find and subtract it is half the cost of a small softmax (1.8 us for 10 x 64). No z is larger
+    than the root of the sum of all z^2, and one product, 0.3 us, tells whether that is moderate.
 
     Args:
         largest: (m,), room.
-        bound: W and b of the layer, or None where its inputs may be of any size.
         outputs: n_L; a single one is always shifted, which makes its loss exactly 0.
     """
+    exponent = SAFE * float(np.log(np.finfo(largest.dtype).max))
+    limit = exponent**2 if outputs > 1 else 0.0
 
-    def shift(z: Array) -> None:
-        np.maximum.reduce(z, axis=0, out=largest)
-        np.subtract(z, largest, z)
+    def shift(z: Array, squares: Callable[[], float]) -> None:
+        if not squares() < limit:  # nan is none
+            np.maximum.reduce(z, axis=0, out=largest)
+            np.subtract(z, largest, z)
 
-    if bound is None or outputs == 1:
-        return shift
-    safe = SAFE * float(np.log(np.finfo(bound.dtype).max))  # 62 in float32
-    limit = safe**2 / (len(bound) // outputs)
-
-    def shift_large(z: Array, norm: Callable[[Array], float] = bound.dot) -> None:
-        if not norm(bound) < limit:  # nan is none
-            shift(z)
-
-    return shift_large
+    return shift
 
 
 def _cross_entropy_total(
     shifted: Array, total: Array, y: Array, sums: Array, spare: Array
 ) -> Array:
     """-sum y log a, where log a = z - log sum e^z, whatever both z were shifted by."""
-    return _dots(np.log(total, total), sums) - _dots(shifted, y)
+    np.subtract(shifted, np.log(total, total)[:, None], shifted)  # first: log a may be tiny
+    return -_dots(shifted, y)
 
 
 LOSSES = {

@@ -17,12 +17,10 @@ from backends.numpy_kernels import ACTIVATIONS, LOSSES, STEP_SLOTS, LastLayer, w
 from backends.numpy_plan import Plan, blocks
 from bpbench.network import MLP, Array
 
-FOLDED = 4096
-"""Up to this many weights a layer's b is a column of W, fed by a unit that is always 1: one product
-does what else takes an addition, and in the backward pass a sum. Larger layers lose by it."""
-
 FOLDED_INPUTS = 16
-"""The same for the first layer, where the ones must be put beside x in every batch."""
+"""Up to this many inputs the first layer's b is a column of W as well. In other layers it always is,
+fed by a unit that is always 1: one product does what else takes an addition, and in the backward
+pass a sum. Beside x the ones must be put in every batch, which eats what that saves."""
 
 SHARED_SLOPES = 1024
 """Up to this many units times samples, all sigmoids, f' of all layers is computed at once."""
@@ -33,14 +31,12 @@ class LayerArrays:
     """One layer's part of a flat array, as views.
 
     Attributes:
-        flat: (n_out * n_in + n_out,), all of it; without the last n_out where there is no b.
         w: (n_out * n_in,), the entries of W as they lie in memory.
         W: (n_out, n_in).
         b: (n_out,), or None.
         both: (n_in + 1, n_out), W transposed with b as its last row, where b is folded into W.
     """
 
-    flat: Array
     w: Array
     W: Array
     b: Array | None
@@ -54,8 +50,8 @@ class Layout:
         self.shapes = list(zip(network.sizes[1:], network.sizes, strict=False))
         self.bias = network.bias
         self.folded = [
-            network.bias and n_out * n_in <= FOLDED and (layer > 0 or n_in <= FOLDED_INPUTS)
-            for layer, (n_out, n_in) in enumerate(self.shapes)
+            network.bias and (layer > 0 or n_in <= FOLDED_INPUTS)
+            for layer, (_, n_in) in enumerate(self.shapes)
         ]
         sizes = [n_out * (n_in + network.bias) for n_out, n_in in self.shapes]
         ends = np.cumsum([0, *sizes]).tolist()
@@ -72,10 +68,10 @@ class Layout:
         flat = flat[: n_out * (n_in + self.bias)]
         w, b = flat[: n_out * n_in], flat[n_out * n_in :] if self.bias else None
         if not self.folded[layer]:
-            return LayerArrays(flat, w, w.reshape(n_out, n_in), b, None)
+            return LayerArrays(w, w.reshape(n_out, n_in), b, None)
         # transposed, so that W without b has no gaps, which would cost BLAS a copy
         both = flat.reshape(n_in + 1, n_out)
-        return LayerArrays(flat, w, both[:-1].T, b, both)
+        return LayerArrays(w, both[:-1].T, b, both)
 
 
 class Pass:
@@ -149,11 +145,8 @@ class Pass:
         """Add the last layer's z and delta, times ``scale``, and what the loss needs."""
         loss = LOSSES[self.network.loss]
         z = self._last("for_loss" if loss.of_logits else self.a[-1])
-        bounded = all(activation.bounded for activation in self.activations[-2:-1])
-        last = LastLayer(
-            self.activations[-1], z, self.kept[-1], self.delta[-1], self.plan.constant(scale),
-            output, self.weights[-1].flat if bounded and self.network.layers > 1 else None,
-        )  # fmt: skip
+        factor = self.plan.constant(scale)
+        last = LastLayer(self.activations[-1], z, self.kept[-1], self.delta[-1], factor, output)
         loss.error(self.plan, last)
 
     def backward(

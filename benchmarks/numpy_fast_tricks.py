@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from numpy_fast_limits import (
 )
 
 from backends import numpy_fast, numpy_kernels, numpy_pass, numpy_plan
+from bpbench import MLP
 from bpbench.network import Array
 
 # ── The whole step, with one trick taken out ───────────────────────────────────────────────────
@@ -58,17 +58,21 @@ def looped(plan: numpy_plan.Plan) -> numpy_plan.Written:
     return run
 
 
+class Unfolded(numpy_pass.Layout):
+    """Each W and b by itself."""
+
+    def __init__(self, network: MLP) -> None:
+        super().__init__(network)
+        self.folded = [False] * network.layers
+
+
 NEVER, ALWAYS = 0, 2**60
-UNBOUNDED = {
-    name: replace(activation, bounded=False)
-    for name, activation in numpy_kernels.ACTIVATIONS.items()
-}
 WITHOUT: dict[str, list[tuple[Any, str, Any]]] = {
     "calls written out": [(numpy_plan.Plan, "written_out", looped)],
     "many steps gathered at once": [(numpy_fast, "CHUNK_STEPS", 1)],
-    "b as a column of W": [(numpy_pass, "FOLDED", NEVER)],
+    "b as a column of W": [(numpy_fast, "Layout", Unfolded)],
     "f' of all layers at once": [(numpy_pass, "SHARED_SLOPES", NEVER)],
-    "softmax shifted only where needed": [(numpy_pass, "ACTIVATIONS", UNBOUNDED)],
+    "softmax shifted only where needed": [(numpy_kernels, "SAFE", 0.0)],
     "arrays on cache lines": [(numpy_plan, "CACHE_LINE", 1)],
     "elementwise calls in blocks": [(numpy_plan, "BLOCK_BYTES", ALWAYS)],
     "large layers updated one by one": [(numpy_fast, "ONE_UPDATE_BYTES", ALWAYS)],

@@ -100,8 +100,8 @@ TUNED = {
     "everything in small blocks": [(numpy_plan, "BLOCK_BYTES", 100)],
     "each layer updated by itself": [(numpy_fast, "ONE_UPDATE_BYTES", 0)],
     "two steps gathered at a time": [(numpy_fast, "CHUNK_STEPS", 2)],
-    "no b in W": [(numpy_pass, "FOLDED", 0)],
-    "b in W in every layer": [(numpy_pass, "FOLDED", 10**9), (numpy_pass, "FOLDED_INPUTS", 10**9)],
+    "b in the first W": [(numpy_pass, "FOLDED_INPUTS", 10**9)],
+    "b not in the first W": [(numpy_pass, "FOLDED_INPUTS", 0)],
     "f' layer by layer": [(numpy_pass, "SHARED_SLOPES", 0)],
     "softmax always shifted": [(numpy_kernels, "SAFE", 0.0)],
     "rows predicted three at a time": [(numpy_fast, "PREDICTED", 3)],
@@ -230,7 +230,7 @@ def test_training_on_and_on_allocates_nothing_that_stays(rng):
     finally:
         tracemalloc.stop()
     assert after - before < 5_000
-    assert peak - before < 50_000  # losses and the temporaries of one chunk; a batch has 60,000
+    assert peak - before < 100_000  # NumPy's own buffers; the arrays of a chunk have 490,000
 
 
 MEMORY = """
