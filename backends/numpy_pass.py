@@ -18,9 +18,9 @@ from backends.numpy_plan import Plan, blocks
 from bpbench.network import MLP, Array
 
 FOLDED_INPUTS = 16
-"""Up to this many inputs the first layer's b is a column of W as well. In other layers it always is,
-fed by a unit that is always 1: one product does what else takes an addition, and in the backward
-pass a sum. Beside x the ones must be put in every batch, which eats what that saves."""
+"""Up to this many inputs the first layer's b is a column of W as well. In other layers it always
+is, fed by a unit that is always 1: one product does what else takes an addition, and in the
+backward pass a sum. Beside x the ones must be put in every batch, which eats what that saves."""
 
 SHARED_SLOPES = 1024
 """Up to this many units times samples, all sigmoids, f' of all layers is computed at once."""
