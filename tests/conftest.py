@@ -21,8 +21,18 @@ IN_PROCESS = [
 ]
 """Every backend and mode that can be tested in one process."""
 
-SLOW = {"jax:eager", "jax:manual", "torch:compiled", "keras:jax"}
-"""Modes that compile anew for each shape: seconds for every network."""
+COMPILED = {
+    "jax:scan",
+    "jax:manual",
+    "jax:eager",
+    "torch:compiled",
+    "tensorflow:function",
+    "keras:jax",
+}
+"""Modes that compile anew for each shape: up to seconds for every network."""
+
+SLOW = COMPILED - {"jax:scan", "tensorflow:function"}
+"""Of those, the ones for which a thousand steps take long, or that share another's code."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
