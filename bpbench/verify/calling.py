@@ -109,7 +109,9 @@ class Caller:
         if answer is None or not any(map(usable, answer.W)):
             alone = single_layouts(probes[0], weights, samples, labels)
             single = self._try(probes[:2], alone) if alone else best
-            best = single if single[2].clean else best
+            # with one output, a column of one sample hides that (m,) met (m, 1)
+            hides = single[1].samples == "one column" and probes[0].network.sizes[-1] == 1
+            best = single if single[2].clean and (samples or not hides) else best
         _, self.layout, reply = best
         self.order = reply.order
         return reply if samples is not None else self._of_one_sample(reply)

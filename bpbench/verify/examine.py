@@ -267,13 +267,20 @@ def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
         if zero.ran and zero.wrong:
             found += [f for f in explain(zero, caller.dtype).findings if f.mistake == "z >= 0"]
     large = ask(caller, [probes.large(probe) for probe in asked])
-    if large.ran and large.wrong:
+    if large.ran and large.wrong and (not family.wrong or _cut_off(large)):
         clipped = ("clipping", "gradient normalised")
         found += [f for f in explain(large, caller.dtype).findings if f.mistake in clipped]
     if network.loss != "half_squared_error":
         edge = ask(caller, [probes.saturated(probe) for probe in asked])
         found += _saturation(edge, network, family.wrong)
     return found
+
+
+def _cut_off(family: Family) -> bool:
+    """Whether several entries of some gradient have the very same size, and none a larger one."""
+    answers = [reply.answer for reply in family.replies if reply.answer is not None]
+    arrays = [np.abs(array) for answer in answers for array in (*answer.W, *answer.b)]
+    return any((array == array.max(initial=0)).sum() > 1 for array in arrays if array.any())
 
 
 def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:

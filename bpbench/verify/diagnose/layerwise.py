@@ -40,7 +40,10 @@ def evidence_of(case: Case, chain: Chain, layer: int) -> LayerEvidence:
     dW = []
     for i, (probe, answer) in enumerate(zip(case.probes, case.answers, strict=True)):
         k = probe.l2 if decay is None else float(decay[i])
-        dW.append(answer.W[layer] - k * probe.W[layer] if k else answer.W[layer])
+        found = answer.W[layer]
+        rest = found - k * probe.W[layer] if k else found
+        dust = 1e-13 * float(np.abs(found).max(initial=0))
+        dW.append(rest if np.abs(rest).max(initial=0) > dust else np.zeros_like(rest))
     db = tuple(answer.b[layer] for answer in case.answers if answer.b)
     if not all(map(usable, db)):
         db = ()  # its form is wrong, and said to be
@@ -147,7 +150,8 @@ class _Layer:
 
     def explained(self) -> list[Chain]:
         """The chains that explain this layer, or say that it is not explained."""
-        if not any(array.any() for array in (*self._whole(), *self.evidence.db)):
+        zero = any(not any(a.any() for a in of_W) for of_W in (self._whole(), self.evidence.dW))
+        if zero and not any(array.any() for array in self.evidence.db):
             zeros = tuple(np.zeros_like(delta) for delta in self.right)
             both = bool(self.evidence.db)
             name, what = ("gradient zero", "dW and db are") if both else ("dW zero", "dW is")
