@@ -198,15 +198,19 @@ MISTAKES = (
 
 
 def outcome(report: Report, planted: float = 0.0, tensor: str | None = None) -> str:
-    """What a report on a planted error comes to: "seen", "missed", or the verdict that declares it.
+    """What a report on a planted error comes to.
 
-    Declared: the verdict said that it could not be seen, with a limit above its size.
+    Returns:
+        "seen"; the verdict that said that it could not be seen, with a limit above its size;
+        "small" where what a training mistake does is below the printed limits; or "missed".
     """
     if report.verdict == "wrong":
         return "seen"
     limits = [t.detectable for t in report.tensors if tensor in (None, t.place)]
-    declared = report.verdict in DECLARED and max(limits) > planted
-    return report.verdict if declared else "missed"
+    if report.verdict in DECLARED and max(limits) > planted:
+        return report.verdict
+    small = not planted and all(t.error < t.detectable for t in report.tensors)
+    return "small" if small else "missed"
 
 
 def judge_one(model: Model, problem: Problem, dtype: str, seed: int) -> Iterator[dict[str, Any]]:
@@ -273,6 +277,7 @@ def ends(outcomes: Counter[str]) -> dict[str, str]:
     """The columns of a table that say what became of planted errors."""
     columns = {"seen": share(outcomes["seen"], outcomes.total())}
     columns |= {f"called {verdict}": str(outcomes[verdict]) for verdict in DECLARED}
+    columns["below the limit"] = str(outcomes["small"])
     return columns | {"passed in silence": str(outcomes["missed"])}
 
 

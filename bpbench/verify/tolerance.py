@@ -16,7 +16,14 @@ from numpy.typing import ArrayLike
 from bpbench.backend import Backpropagation, Gradients, map_arrays
 from bpbench.network import MLP, Array, Parameters
 from bpbench.verify import runs, truth
-from bpbench.verify.variance import CORNER_SIGMAS, Precision, Problem, precision, variances
+from bpbench.verify.variance import (
+    CORNER_SIGMAS,
+    ELEMENTARY,
+    Precision,
+    Problem,
+    precision,
+    variances,
+)
 
 STRAYED_FACTOR = 5 / 8
 """A tensor is wrong where it is off as a whole by five times as much as any of our own runs."""
@@ -140,7 +147,9 @@ def tolerance(
     sigma = {place: np.sqrt(v) for place, v in parts(V)}
     exactly = dict(parts(rounded))
     strayed = dict.fromkeys(sigma, 0.0)
-    factor = {place: factor_off(0.0, exactly[place], sigma[place])[1] for place in sigma}
+    # Constants (1/m, a slope) and elementary functions may be off for all entries alike.
+    least = ELEMENTARY * precision(dtype).unit
+    factor = {k: max(factor_off(0.0, exactly[k], sigma[k])[1], least) for k in sigma}
     for run in runs.backpropagations(network, parameters, x, y, cotangent, l2, dtype, sides):
         for (place, value), (_, exact) in zip(parts(run), parts(true), strict=True):
             off = difference(value, exact)
