@@ -65,9 +65,12 @@ def diagnose(
         findings from the output back, none where nothing is wrong. Where several explanations fit
         equally well, the others are named in the finding and none is certain.
     """
-    case = Case(
-        tuple(probes), tuple(map(_without_dust, probes, answers)), TOLERANCE[dtype], COARSE[dtype]
+    tolerance = TOLERANCE[dtype]
+    clean = tuple(
+        _without_dust(probe, answer, 0.05 * tolerance)
+        for probe, answer in zip(probes, answers, strict=True)
     )
+    case = Case(tuple(probes), clean, tolerance, COARSE[dtype])
     with np.errstate(all="ignore"):  # wrong formulas may overflow; what is not finite fits nothing
         starts = list(_starts(case))
         if all(map(_holds_parameters, starts)):
@@ -86,14 +89,14 @@ def diagnose(
     )
 
 
-def _without_dust(probe: Probe, answer: Answer) -> Answer:
-    """The answer with arrays that are zero but for rounding made zero."""
+def _without_dust(probe: Probe, answer: Answer, share: float) -> Answer:
+    """The answer with arrays that are zero but for rounding, a share of the truth, made zero."""
     right = truth.backpropagate(
         probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
     ).gradients
 
     def clean(found: Array, true: Array) -> Array:
-        dust = np.abs(found).max(initial=0) < 1e-13 * np.abs(true).max(initial=0)
+        dust = np.abs(found).max(initial=0) < share * np.abs(true).max(initial=0)
         return np.zeros_like(found) if dust else found
 
     return replace(
@@ -207,26 +210,27 @@ def _telling(case: Case, layer: int) -> bool:
 def _spans(case: Case, layer: int, inputs: Sequence[Array]) -> bool:
     """Whether every dW of a layer is inputs' rows combined, and a multiple of W."""
     return all(
-        _left_over(probe, answer, layer, below)[1] <= 50 * case.tolerance
+        _left_over(probe, answer, layer, below)[2] <= 50 * case.tolerance
         for probe, answer, below in zip(case.probes, case.answers, inputs, strict=True)
     )
 
 
-def _left_over(probe: Probe, answer: Answer, layer: int, below: Array) -> tuple[float, float]:
-    """The multiple of W that dW holds beside its inputs' span, and the share that is neither."""
+def _left_over(
+    probe: Probe, answer: Answer, layer: int, below: Array
+) -> tuple[float, float, float]:
+    """What dW holds beside its inputs' span: the multiple of W, how far that may be off, and the
+    share of dW that is neither.
+    """
     dW, W = answer.W[layer], probe.W[layer]
     size = float(np.abs(dW).max(initial=0))
     if below.shape[0] >= below.shape[1] or not size or not np.isfinite(below).all():
-        return probe.l2, 0.0 if np.isfinite(below).all() else np.inf
+        return probe.l2, 0.0, 0.0 if np.isfinite(below).all() else np.inf
     rows = np.linalg.qr(below.T)[0]  # (n_in, m), an orthonormal basis of the samples
     left = dW - (dW @ rows) @ rows.T
     part = W - (W @ rows) @ rows.T
-    if left.size < 2 or float(np.abs(left).max()) <= 1e-13 * size:
-        k = 0.0
-    else:
-        k = float((left * part).sum() / (part * part).sum())
-    miss = float(np.abs(left - k * part).max()) / size
-    return k, miss
+    k = float((left * part).sum() / (part * part).sum()) if left.size > 1 else 0.0
+    rest = float(np.abs(left - k * part).max())
+    return k, (rest + 1e-13 * size) / float(np.abs(part).max()), rest / size
 
 
 def _decay(case: Case, layer: int, inputs: Arrays) -> Array | None:
@@ -239,18 +243,12 @@ def _decay(case: Case, layer: int, inputs: Arrays) -> Array | None:
         _left_over(probe, answer, layer, below)
         for probe, answer, below in zip(case.probes, case.answers, inputs, strict=True)
     ]
-    if any(miss > 50 * case.tolerance for _, miss in found):
+    if any(miss > 50 * case.tolerance for _, _, miss in found):
         return None
-    sizes = [
-        float(np.abs(a.W[layer]).max()) / float(np.abs(p.W[layer]).max())
-        for p, a in zip(case.probes, case.answers, strict=True)
-    ]
-    return np.array(
-        [
-            k if abs(k) > 1e3 * case.tolerance * size else 0.0
-            for (k, _), size in zip(found, sizes, strict=True)
-        ]
-    )
+    l2 = case.probes[0].l2
+    if l2 and any(off > 1e-3 * max(l2, abs(k)) for k, off, _ in found):
+        return None
+    return np.array([k if abs(k) > 30 * off else 0.0 for k, off, _ in found])
 
 
 def _changed_output(case: Case, start: Chain) -> Iterator[Chain]:
@@ -290,7 +288,8 @@ def _changed_hidden(case: Case) -> Iterator[Chain]:
             yield _start(case, {layer: change}, {})
     if len(hidden) > 1:
         for change in _changes(case, 0):
-            yield _start(case, dict.fromkeys(hidden, change), {})
+            if not change.transpose:
+                yield _start(case, dict.fromkeys(hidden, change), {})
     network = case.probes[0].network
     if network.bias:
         for change in _changes(case, case.layers - 1):

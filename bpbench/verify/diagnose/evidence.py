@@ -208,7 +208,10 @@ class LayerEvidence:
         self, found: Sequence[Array], columns: Sequence[Sequence[Array]]
     ) -> tuple[list[Array], bool]:
         """Fit sums of a few arrays to ``found`` (one for each probe), as ``combined`` does."""
-        fits = [combine(c, f) for c, f in zip(columns, found, strict=True)]
+        fits = [
+            combine([column.ravel() for column in c], f.ravel())
+            for c, f in zip(columns, found, strict=True)
+        ]
         spare = sum(f.size - len(c) for c, f in zip(columns, found, strict=True))
         return [weights for weights, _ in fits], spare >= 3 and all(
             miss <= self.tolerance for _, miss in fits

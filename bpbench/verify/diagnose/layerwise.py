@@ -70,8 +70,11 @@ def right_delta(case: Case, chain: Chain, layer: int) -> tuple[Arrays, Arrays]:
 def decay_mistakes(case: Case, chain: Chain, layer: int, scale: Array | None) -> list[Mistake]:
     """What is wrong with the multiple of W in dW, for a gradient that has a factor otherwise."""
     k = chain.decays[layer]
-    if k is None:
-        return []
+    return [] if k is None else name_decay(case, layer, k, scale)
+
+
+def name_decay(case: Case, layer: int, k: Array, scale: Array | None) -> list[Mistake]:
+    """What is wrong with dW that holds W ``k`` times, (P,)."""
     l2 = np.array([probe.l2 for probe in case.probes])
     near = max(1e3 * case.tolerance, 1e-7)
     for meant in (l2, l2 if scale is None else l2 * scale):
@@ -281,8 +284,7 @@ class _Layer:
                 _Option(e.cost + 0.05, None, (), (*e.guess, *e.factor), bool(decayed))
                 for e in self.evidence.explain_array(values, guesses, tensor)
             ]
-        if tensor == "db":
-            options += self._decayed_bias()
+        options += self._decayed_bias() if tensor == "db" else self._decayed_weights()
         return sorted(options, key=lambda option: option.cost)[:4]
 
     def _whole(self) -> Arrays:
@@ -306,6 +308,22 @@ class _Layer:
         if clipped is None:
             return guesses
         return [[*of_probe, clip] for of_probe, clip in zip(guesses, clipped, strict=True)]
+
+    def _decayed_weights(self) -> list[_Option]:
+        """dW that holds another multiple of W, where its span does not tell which."""
+        if self.chain.decays[self.layer] is not None:
+            return []
+        W = tuple(probe.W[self.layer] for probe in self.case.probes)
+        products = [
+            delta.T @ below for delta, below in zip(self.right, self.evidence.below, strict=True)
+        ]
+        whole = self._whole()
+        factors, explained = self.evidence.sum_of(whole, list(zip(products, W, strict=True)))
+        if not explained or not np.allclose([f[0] for f in factors], 1, rtol=1e-3):
+            return []
+        k = np.array([f[1] for f in factors])
+        mistakes = name_decay(self.case, self.layer, k, None)
+        return [_Option(1.0, None, (), tuple((m.name, m.say) for m in mistakes), True)]
 
     def _decayed_bias(self) -> list[_Option]:
         """db that holds a multiple of b."""
