@@ -15,7 +15,7 @@ import numpy as np
 from bpbench.network import Array
 from bpbench.verify.diagnose.chains import Arrays, Case, Chain, Mistake
 from bpbench.verify.diagnose.evidence import LayerEvidence
-from bpbench.verify.diagnose.hypotheses import loss_slope, times_slope
+from bpbench.verify.diagnose.output_deltas import loss_slope, times_slope
 from bpbench.verify.diagnose.probe import Probe, usable
 from bpbench.verify.diagnose.readings import Reading
 

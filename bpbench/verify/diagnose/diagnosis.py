@@ -14,10 +14,11 @@ import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify import truth
-from bpbench.verify.diagnose import hypotheses, readings
+from bpbench.verify.diagnose import readings
 from bpbench.verify.diagnose.catalogue import remedy
 from bpbench.verify.diagnose.chains import UNKNOWN, Arrays, Case, Chain, Mistake, follow
 from bpbench.verify.diagnose.evidence import aligned
+from bpbench.verify.diagnose.gradients import inputs as inputs_of
 from bpbench.verify.diagnose.layerwise import evidence_of, explain_layer, right_delta
 from bpbench.verify.diagnose.probe import Answer, Probe, batch_of, usable
 from bpbench.verify.diagnose.readings import Change
@@ -179,7 +180,7 @@ def _allow(
                 found = True
                 yield trial, local
     guesses = [
-        list(hypotheses.inputs(probe, reading, layer))
+        list(inputs_of(probe, reading, layer))
         for probe, reading in zip(case.probes, read, strict=True)
     ]
     keys, values = aligned(guesses)

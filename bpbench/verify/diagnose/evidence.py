@@ -22,7 +22,7 @@ from bpbench.verify.diagnose.fits import (
     read_factor,
     sketch,
 )
-from bpbench.verify.diagnose.hypotheses import Guess
+from bpbench.verify.diagnose.guesses import Guess
 
 Mistakes = tuple[tuple[str, str], ...]
 

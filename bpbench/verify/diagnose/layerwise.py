@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose import hypotheses
 from bpbench.verify.diagnose.chains import UNKNOWN, UNKNOWN_COST, Arrays, Case, Chain, Mistake
 from bpbench.verify.diagnose.combinations import combinations
 from bpbench.verify.diagnose.evidence import Explanation, LayerEvidence, Mistakes
-from bpbench.verify.diagnose.hypotheses import Guess
+from bpbench.verify.diagnose.gradients import bias_gradients, weight_gradients
+from bpbench.verify.diagnose.guesses import Guess
+from bpbench.verify.diagnose.hidden_deltas import hidden_deltas
+from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas
 from bpbench.verify.diagnose.probe import usable
 
 
@@ -56,8 +58,8 @@ def right_delta(case: Case, chain: Chain, layer: int) -> tuple[Arrays, Arrays]:
     for i, probe in enumerate(case.probes):
         reading = chain.readings[i]
         if layer == case.layers - 1:
-            deltas.append(next(hypotheses.output_deltas(probe, reading)).value)
-            errors.append(hypotheses.loss_slope(probe, reading))
+            deltas.append(next(output_deltas(probe, reading)).value)
+            errors.append(loss_slope(probe, reading))
         else:
             back = chain.deltas[layer + 1][i] @ probe.W[layer + 1]
             slope = reading.slope(layer)
@@ -188,13 +190,11 @@ class _Layer:
             reading = self.chain.readings[i]
             with np.errstate(all="ignore"):
                 if self.layer == layers - 1:
-                    of_probe = list(hypotheses.output_deltas(probe, reading))
+                    of_probe = list(output_deltas(probe, reading))
                 else:
                     deltas = self.chain.above(self.chain.deltas, i, layers)
                     errors = self.chain.above(self.chain.errors, i, layers)
-                    of_probe = list(
-                        hypotheses.hidden_deltas(probe, reading, self.layer, deltas, errors)
-                    )
+                    of_probe = list(hidden_deltas(probe, reading, self.layer, deltas, errors))
             guesses.append(of_probe if clipped is None else [*of_probe, clipped[i]])
         return guesses
 
@@ -298,11 +298,11 @@ class _Layer:
         ):
             if tensor == "dW":
                 decay = decayed * probe.l2 * probe.W[self.layer]
-                guesses.append(list(hypotheses.weight_gradients(delta, below, decay)))
+                guesses.append(list(weight_gradients(delta, below, decay)))
                 right.append(delta.T @ below + decay)
             else:
                 b = probe.b[self.layer]
-                guesses.append(list(hypotheses.bias_gradients(delta, below, b)))
+                guesses.append(list(bias_gradients(delta, below, b)))
                 right.append(delta.sum(axis=0))
         clipped = _clipped(tensor, found, right)
         if clipped is None:

@@ -1,0 +1,106 @@
+"""What may dW and db be where delta is right? Wrong inputs, wrong products, wrong sums."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose.functions import FUNCTIONS
+from bpbench.verify.diagnose.guesses import Guess, guess
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.readings import Reading
+
+
+def inputs(probe: Probe, reading: Reading, layer: int) -> Iterator[Guess]:
+    """What may stand in the place of a layer's input in its dW, (m, n_in); the right one first."""
+    wrong = "wrong activation in dW"
+    width = probe.network.sizes[layer]
+    yield Guess((), probe.x if layer == 0 else reading.a[layer - 1])
+    if layer:
+        z = reading.z[layer - 1]
+        right = reading.a[layer - 1]
+        yield guess(wrong, f"z[{layer - 1}] is used, not a[{layer - 1}]", z)
+        slope = reading.slope(layer - 1)
+        if slope is not None:
+            yield guess(wrong, f"f'(z[{layer - 1}]) is used, not a[{layer - 1}]", slope)
+            say = f"a[{layer - 1}] is multiplied by f'"
+            yield guess(wrong, say, right * slope)
+        say = f"f is applied to a[{layer - 1}] once more"
+        if reading.functions[layer - 1] in FUNCTIONS:
+            yield guess(wrong, say, FUNCTIONS[reading.functions[layer - 1]](right)[0])
+        if width == probe.x.shape[1]:
+            yield guess(wrong, f"x is used, not a[{layer - 1}]", probe.x)
+        if probe.b:
+            say = f"b[{layer - 1}] is taken from a[{layer - 1}]"
+            yield guess(wrong, say, right - probe.b[layer - 1])
+    else:
+        right = probe.x
+    for name, values in (("a", reading.a), ("z", reading.z)):
+        for other, value in enumerate(values):
+            if other != layer - 1 and value.shape[1] == width:
+                place = f"a[{layer - 1}]" if layer else "x"
+                yield guess(wrong, f"{name}[{other}] is used, not {place}", value)
+    say = "the layer's input is {}"
+    yield guess("layer's input changed in dW", say.format("squared"), right**2)
+    yield guess(
+        "layer's input changed in dW", say.format("only asked for its sign"), np.sign(right)
+    )
+    yield guess("layer's input changed in dW", say.format("cut to 0 or 1"), 1.0 * (right > 0))
+    yield guess("layer's input changed in dW", say.format("taken without its sign"), np.abs(right))
+    ones = np.ones_like(right)
+    yield guess("layer's input missing in dW", "dW is made without the layer's input", ones)
+    centred = right - right.mean(axis=0)
+    if len(right) > 1:
+        yield guess("layer's input changed in dW", say.format("centred over the samples"), centred)
+
+
+def weight_gradients(delta: Array, below: Array, decay: Array) -> Iterator[Guess]:
+    """Wrong ways of making dW, (n_l, n_{l-1}), from the right delta, input and L2 term."""
+    dW = delta.T @ below + decay
+    if dW.shape[0] == dW.shape[1]:
+        yield guess("dW transposed", "dW is the transpose of what it should be", dW.T)
+    m, (n_out, n_in) = len(delta), dW.shape
+    if m > 1:
+        say = "delta and input are averaged over the samples before their product"
+        means = np.outer(delta.sum(axis=0), below.mean(axis=0)) + decay
+        yield guess("averaged before the outer product", say, means)
+    yield guess("absolute value", "dW has lost its signs", np.abs(dW))
+    yield guess("sign of the gradient only", "dW is only the sign of the gradient", np.sign(dW))
+    yield guess("gradient squared", "dW is squared, entry by entry", dW**2)
+    short = "a loop ends too early"
+    rows, columns = np.arange(n_out)[:, None], np.arange(n_in)
+    if n_out > 1:
+        yield guess(short, "the last row of dW is never filled", dW * (rows < n_out - 1))
+        yield guess(short, "the first row of dW is never filled", dW * (rows > 0))
+    if n_in > 1:
+        yield guess(short, "the last column of dW is never filled", dW * (columns < n_in - 1))
+        yield guess(short, "the first column of dW is never filled", dW * (columns > 0))
+    say = "dW has the units in reverse order"
+    yield guess("units in reverse order", say, dW[::-1])
+    yield guess("units in reverse order", say, dW[:, ::-1])
+
+
+def bias_gradients(delta: Array, below: Array, b: Array) -> Iterator[Guess]:
+    """Wrong ways of making db, (n_l,), from the right delta."""
+    m, n = delta.shape
+    if n > 1:
+        say = "db is one number, summed over samples and units"
+        yield guess("db summed over everything", say, np.full(n, delta.sum()))
+    if m == n:
+        say = "db is summed over the units, not over the samples"
+        yield guess("db summed over the wrong axis", say, delta.sum(axis=1))
+    yield guess("absolute value", "db is summed without its signs", np.abs(delta).sum(axis=0))
+    yield guess("absolute value", "db has lost its signs", np.abs(delta.sum(axis=0)))
+    say = "db is only the sign of the gradient"
+    yield guess("sign of the gradient only", say, np.sign(delta.sum(axis=0)))
+    yield guess("gradient squared", "db is squared", delta.sum(axis=0) ** 2)
+    yield guess(
+        "db of the largest sample", "db is the largest delta, not the sum", delta.max(axis=0)
+    )
+    say = "db is multiplied by b"
+    yield guess("db times b", say, delta.sum(axis=0) * b)
+    say = "db is the sum of dW's rows"
+    yield guess("db from dW", say, (delta.T @ below).sum(axis=1))
+    yield guess("units in reverse order", "db has the units in reverse order", delta.sum(0)[::-1])

@@ -1,0 +1,55 @@
+"""What is a guess? An array that a known mistake would have given, and its name.
+
+Factors (1/m, a sign, a 2) are no guesses of their own: each guess is fitted with a factor, which is
+named afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bpbench.network import Array
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One way of computing an array.
+
+    Attributes:
+        mistakes: (name, what was seen) each; empty for the right way.
+        value: what it gives.
+    """
+
+    mistakes: tuple[tuple[str, str], ...]
+    value: Array
+
+
+def guess(mistake: str, say: str, value: Array) -> Guess:
+    """A guess with one mistake."""
+    return Guess(((mistake, say),), value)
+
+
+def some_of(delta: Array) -> Iterator[Guess]:
+    """The right delta of some samples or units only, or of others."""
+    m, n = delta.shape
+    if m > 1:
+        wrong = "rows overwritten in a loop"
+        rows = np.arange(m)[:, None]
+        yield guess(wrong, "only the last sample counts", delta * (rows == m - 1))
+        yield guess(wrong, "only the first sample counts", delta * (rows == 0))
+        short = "a loop ends too early"
+        yield guess(short, "the last sample is left out", delta * (rows < m - 1))
+        yield guess(short, "the first sample is left out", delta * (rows > 0))
+    if n > 1:
+        units = np.arange(n)
+        short = "a loop ends too early"
+        yield guess(short, "the last unit is left out", delta * (units < n - 1))
+        yield guess(short, "the first unit is left out", delta * (units > 0))
+    if m > 2:
+        wrong = "samples mixed up"
+        yield guess(wrong, "delta belongs to the sample before", np.roll(delta, 1, axis=0))
+        yield guess(wrong, "delta belongs to the sample after", np.roll(delta, -1, axis=0))
+        yield guess(wrong, "the samples of delta are in reverse order", delta[::-1])

@@ -1,0 +1,95 @@
+"""What may delta of a hidden layer be? The wrong ways back, and the wrong derivatives there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose.guesses import Guess, guess, some_of
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.readings import Reading
+from bpbench.verify.diagnose.slopes import slopes
+
+
+def backs(
+    probe: Probe,
+    reading: Reading,
+    layer: int,
+    deltas: Sequence[Array | None],
+    errors: Sequence[Array | None],
+) -> Iterator[Guess]:
+    """What may come back to a hidden layer from the one above, (m, n_l), the right one first.
+
+    Args:
+        deltas: by layer, the delta that each layer above really handed down.
+        errors: by layer, what f' was multiplied by there.
+    """
+    delta, W = deltas[layer + 1], probe.W[layer + 1]
+    assert delta is not None
+    n = W.shape[1]
+    m = len(delta)
+    yield Guess((), delta @ W)
+    if W.shape[0] == n:
+        yield guess("W not transposed", f"W[{layer + 1}] is used untransposed", delta @ W.T)
+        say = f"delta of layer {layer + 1} comes back without W[{layer + 1}]"
+        yield guess("W missing on the way back", say, delta)
+    for other, V in enumerate(probe.W):
+        if other != layer + 1 and V.shape == W.shape:
+            say = f"W[{other}] is used where W[{layer + 1}] belongs"
+            yield guess("wrong W", say, delta @ V)
+        if other != layer + 1 and V.T.shape == W.shape:
+            say = f"W[{other}] transposed is used where W[{layer + 1}] belongs"
+            yield guess("wrong W", say, delta @ V.T)
+    say = f"what comes back from layer {layer + 1} is its error before f', not its delta"
+    slope = reading.slope(layer + 1)
+    for error in (errors[layer + 1], None if slope is None else delta / slope):
+        if error is not None:  # what f' should have multiplied, and what it did multiply
+            yield guess("error sent back without f'", say, error @ W)
+    for other in range(layer + 2, len(deltas)):
+        for value in (deltas[other], errors[other]):
+            if value is not None and value.shape == delta.shape:
+                say = f"delta of layer {other} is used where that of layer {layer + 1} belongs"
+                yield guess("delta of another layer", say, value @ W)
+    say = f"delta of layer {layer + 1} comes back without W[{layer + 1}]"
+    spread = np.broadcast_to(delta.sum(axis=1, keepdims=True), (m, n))
+    yield guess("W missing on the way back", say, np.array(spread))
+    say = "delta is averaged over the samples before it goes back"
+    mean = np.broadcast_to(delta.mean(axis=0) @ W, (m, n))
+    if m > 1:
+        yield guess("averaged over the samples on the way back", say, np.array(mean))
+    yield guess("absolute value of W", "|W| is used on the way back", delta @ np.abs(W))
+    yield guess("sign of W", "only the sign of W is used on the way back", delta @ np.sign(W))
+    yield guess("W squared", "W^2 is used on the way back", delta @ W**2)
+    if probe.b:
+        say = "b is added to the error that comes back"
+        yield guess("bias added on the way back", say, delta @ W + probe.b[layer])
+    for each in some_of(delta):
+        yield Guess(each.mistakes, each.value @ W)
+
+
+def hidden_deltas(
+    probe: Probe,
+    reading: Reading,
+    layer: int,
+    deltas: Sequence[Array | None],
+    errors: Sequence[Array | None],
+) -> Iterator[Guess]:
+    """What delta of a hidden layer may be, (m, n_l), the right one first.
+
+    One step is wrong at a time: what comes back, or f'; then both.
+    """
+    comes = list(backs(probe, reading, layer, deltas, errors))
+    back = comes[0].value
+    factors = list(slopes(probe, reading, layer, back))
+    slope = factors[0].value
+    yield Guess((), back * slope)
+    for factor in factors[1:]:
+        yield Guess(factor.mistakes, back * factor.value)
+    for each in comes[1:]:
+        yield Guess(each.mistakes, each.value * slope)
+    yield from some_of(back * slope)
+    for each in comes[1:]:
+        for factor in factors[1:12]:
+            yield Guess((*each.mistakes, *factor.mistakes), each.value * factor.value)

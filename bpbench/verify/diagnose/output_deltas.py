@@ -1,0 +1,133 @@
+"""What may delta of the output layer be? The wrong errors, and the right error wrongly used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose.guesses import Guess, guess, some_of
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.readings import Reading
+from bpbench.verify.diagnose.slopes import slopes
+
+
+def loss_slope(probe: Probe, reading: Reading) -> Array:
+    """dL/da of the mean loss as it is written down, (m, n_L)."""
+    o, y, m = reading.a[-1], probe.y, probe.samples
+    with np.errstate(all="ignore"):
+        if probe.network.loss == "binary_cross_entropy":
+            return np.asarray((o - y) / (o * (1 - o)) / m)
+        if probe.network.loss == "cross_entropy":
+            return np.asarray(-y / o / m)
+    return np.asarray((o - y) / m)
+
+
+def times_slope(reading: Reading, error: Array) -> Array:
+    """An error by a[-1] carried to one by z[-1]: by f', or by the softmax's whole Jacobian."""
+    slope = reading.slope(-1)
+    a = reading.a[-1]
+    if slope is None:
+        return np.asarray(a * (error - (error * a).sum(axis=1, keepdims=True)))
+    return np.asarray(error * slope)
+
+
+def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
+    """What delta of the output layer may be, (m, n_L), the right one first."""
+    z, o, y, m = reading.z[-1], reading.a[-1], probe.y, probe.samples
+    loss, layer = probe.network.loss, len(reading.z) - 1
+    cancels = "f' where cross-entropy cancels it"
+    error = (o - y) / m
+    slope = loss_slope(probe, reading)
+    if loss == "half_squared_error":
+        yield Guess((), times_slope(reading, error))
+        for each in slopes(probe, reading, layer, error):
+            if each.mistakes:
+                yield Guess(each.mistakes, error * each.value)
+        yield from _squared_errors(probe, reading)
+    else:
+        yield Guess((), error)
+        jacobian = times_slope(reading, error)
+        yield guess(cancels, "a - y is multiplied by f'(z), which cross-entropy cancels", jacobian)
+        if reading.functions[-1] == "softmax":
+            diagonal = "diagonal of the softmax Jacobian only"
+            say = "only the diagonal a(1-a) of the softmax's Jacobian is used"
+            yield guess(diagonal, say, slope * o * (1 - o))
+            yield guess(
+                "binary cross-entropy's derivative with softmax",
+                "dL/da is that of the binary cross-entropy", error / (o * (1 - o)),
+            )  # fmt: skip
+            yield guess(
+                "binary cross-entropy's derivative with softmax",
+                "dL/da is that of the binary cross-entropy",
+                times_slope(reading, error / (o * (1 - o))),
+            )
+            yield guess(
+                "error of the true class only", "only the true class has an error", error * y
+            )
+        yield guess("output f' missing", "dL/da is used as delta, without f'", slope)
+        half = "second term of the cross-entropy missing"
+        yield guess(half, "only -y/a is derived, not (1-y)/(1-a)", -y * (1 - o) / m)
+        yield guess(half, "only (1-y)/(1-a) is derived, not -y/a", (1 - y) * o / m)
+        yield guess(half, "only -y/a is derived, and f' is missing", -y / o / m)
+        say = "the two terms of the cross-entropy's derivative have the same sign"
+        yield guess("sign inside the cross-entropy", say, (-y * (1 - o) - (1 - y) * o) / m)
+        for each in slopes(probe, reading, layer, error):
+            if each.mistakes and each.mistakes[0][0] != "output f' missing":
+                say = each.mistakes[0][1]
+                yield guess(cancels, f"a - y is multiplied by f', which cancels ({say})",
+                             error * each.value)  # fmt: skip
+        for each in slopes(probe, reading, layer, slope):
+            if each.mistakes and each.mistakes[0][0] != "output f' missing":
+                yield Guess(each.mistakes, slope * each.value)
+    yield from _labels(probe, reading)
+    yield from some_of(times_slope(reading, error) if loss == "half_squared_error" else error)
+    if loss == "half_squared_error" or loss == "binary_cross_entropy":
+        say = "the error is that of z, not of a"
+        yield guess("z for a in the error", say, (z - y) / m)
+        yield guess("z for a in the error", say, times_slope(reading, (z - y) / m))
+    else:
+        yield guess("z for a in the error", "the error is that of z, not of a", (z - y) / m)
+
+
+def _squared_errors(probe: Probe, reading: Reading) -> Iterator[Guess]:
+    """Wrong errors of a squared loss: with f' and, for those who forgot it too, without."""
+    o, y, m = reading.a[-1], probe.y, probe.samples
+    hard = np.eye(o.shape[1])[o.argmax(axis=1)]
+    wrong = (
+        ("sign of y", "the error is a + y, not a - y", o + y),
+        ("loss for its derivative", "the squared error itself is sent back", (o - y) ** 2 / 2),
+        ("absolute error's derivative", "only the sign of a - y is sent back", np.sign(o - y)),
+        ("predictions rounded", "the error is that of the rounded output", np.round(o) - y),
+        ("predictions rounded", "the error is that of the chosen class", hard - y),
+        ("y missing in the error", "the error is a, without y", o),
+        ("a missing in the error", "the error is -y, without a", -y),
+        ("cross-entropy's derivative", "dL/da is that of a cross-entropy", -y / o),
+        ("error cubed", "the error is cubed", (o - y) ** 3),
+        ("root of the squared error", "the error is divided by its row's length",
+         (o - y) / np.sqrt(((o - y) ** 2).sum(axis=1, keepdims=True))),
+        ("relative error", "the error is divided by y", (o - y) / np.where(y == 0, np.nan, y)),
+    )  # fmt: skip
+    for mistake, say, error in wrong:
+        yield guess(mistake, say, times_slope(reading, error / m))
+        yield Guess(((mistake, say), ("output f' missing", "f'(z) is missing")), error / m)
+
+
+def _labels(probe: Probe, reading: Reading) -> Iterator[Guess]:
+    """y that belongs to another class or to another sample."""
+    o, y, m = reading.a[-1], probe.y, probe.samples
+    shifts = [
+        ("labels shifted", "y is shifted by one class", np.roll(y, 1, axis=1)),
+        ("labels shifted", "y is shifted by one class", np.roll(y, -1, axis=1)),
+        ("labels shifted", "y has its classes in reverse order", y[:, ::-1]),
+        ("labels inverted", "y stands for 1 - y", 1 - y),
+        ("labels of other samples", "y is shifted by one sample", np.roll(y, 1, axis=0)),
+        ("labels of other samples", "y is shifted by one sample", np.roll(y, -1, axis=0)),
+        ("labels of other samples", "y has its samples in reverse order", y[::-1]),
+        ("labels scaled to -1 and 1", "y stands for 2y - 1", 2 * y - 1),
+    ]
+    for mistake, say, wrong in shifts:
+        error = (o - wrong) / m
+        squared = probe.network.loss == "half_squared_error"
+        yield guess(mistake, say, times_slope(reading, error) if squared else error)

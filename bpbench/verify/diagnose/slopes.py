@@ -1,0 +1,118 @@
+"""What may stand in the place of f'(z)? The derivatives that people write for another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bpbench.network import LEAKY_RELU_SLOPE, Array
+from bpbench.verify.diagnose.functions import FUNCTIONS, OF_OUTPUT
+from bpbench.verify.diagnose.guesses import Guess, guess
+from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.readings import Reading
+
+
+def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[Guess]:
+    """What may stand in the place of f'(z), (m, n_l), the right one first.
+
+    Args:
+        back: (m, n_l), the error by a that f' multiplies.
+    """
+    name, z, a = reading.functions[layer], reading.z[layer], reading.a[layer]
+    slope = reading.slope(layer)
+    last = layer == len(reading.z) - 1
+    missing = "output f' missing" if last else "hidden f' missing"
+    below = probe.x if layer == 0 else reading.a[layer - 1]
+    if slope is not None:
+        yield Guess((), slope)
+        yield guess(missing, "f'(z) is missing", np.ones_like(z))
+        yield guess("f'(a)", "f' is given a, not z", _slope(reading, layer, a))
+        if name in OF_OUTPUT:
+            yield guess(
+                "z(1-z), 1-z^2", "the formula of f' that wants a is given z", OF_OUTPUT[name](z)
+            )
+        yield guess("f' twice", "f' is multiplied twice", slope**2)
+        yield guess("f for f'", "f(z) stands in the place of f'(z)", a)
+        yield guess("f f' for f'", "f(z) f'(z) stands in the place of f'(z)", a * slope)
+        yield guess("z for f'", "z stands in the place of f'(z)", z)
+        if not (slope == 0).any():
+            yield guess("1/f' for f'", "the error is divided by f'(z)", 1 / slope)
+        yield guess("root of f'", "the root of f'(z) is taken", np.sqrt(np.abs(slope)))
+        yield guess("f' at -z", "f' is taken at -z", _slope(reading, layer, -z))
+        if name in ("relu", "leaky_relu", "elu"):
+            yield from _masks(name, z, below, back)
+        yield guess("f' at the error", "f' is taken at the error", _slope(reading, layer, back))
+        if name in OF_OUTPUT:
+            yield guess(
+                "f' at the error", "the formula of f' is given the error", OF_OUTPUT[name](back)
+            )
+        if probe.b:
+            bare = _slope(reading, layer, z - probe.b[layer])
+            yield guess("f' without the bias", "f' is taken at W a, without b", bare)
+    else:
+        yield guess(missing, "the softmax's Jacobian is missing", np.ones_like(z))
+        yield guess(
+            "diagonal of the softmax Jacobian only",
+            "only the diagonal a(1-a) of the softmax's Jacobian is used", a * (1 - a),
+        )  # fmt: skip
+        yield guess("f for f'", "a stands in the place of f'", a)
+    yield from _neighbours(reading, layer)
+    yield from _others(reading, layer)
+
+
+def _slope(reading: Reading, layer: int, z: Array) -> Array:
+    found = reading.slope(layer, z)
+    assert found is not None
+    return found
+
+
+def _masks(name: str, z: Array, below: Array, back: Array) -> Iterator[Guess]:
+    if name != "elu":
+        low = {"relu": 0.0, "leaky_relu": LEAKY_RELU_SLOPE}[name]
+        yield guess("z >= 0", "f' is 1 where z is exactly 0", np.where(z >= 0, 1, low))
+        say = "f' is halfway between both sides where z is exactly 0"
+        half = np.where(z > 0, 1, np.where(z == 0, (1 + low) / 2, low))
+        yield guess("z >= 0", say, half)
+        if low:
+            yield guess(
+                "z >= 0",
+                "f' is 0 where z is exactly 0",
+                np.where(z == 0, 0, np.where(z > 0, 1, low)),
+            )
+    wrong = "ReLU mask from the wrong place"
+    low = LEAKY_RELU_SLOPE if name == "leaky_relu" else 0.0
+    yield guess(wrong, "the mask is that of the error c > 0", np.where(back > 0, 1, low))
+    if below.shape == back.shape:
+        say = "the mask is that of the layer's input, a_{l-1} > 0"
+        yield guess(wrong, say, np.where(below > 0, 1, low))
+
+
+def _neighbours(reading: Reading, layer: int) -> Iterator[Guess]:
+    """f' of this layer's activation at another layer's z or a, where the shapes allow it."""
+    shape = reading.z[layer].shape
+    for other in range(len(reading.z)):
+        if other == layer or reading.z[other].shape[1] not in (shape[1], 1):
+            continue
+        say = f"f' is taken at z[{other}], not at z[{layer}]"
+        for name in dict.fromkeys((reading.functions[layer], reading.functions[other])):
+            slope = FUNCTIONS[name](reading.z[other])[1] if name in FUNCTIONS else None
+            if slope is not None:
+                yield guess("f' of another layer", say, np.broadcast_to(slope, shape))
+
+
+def _others(reading: Reading, layer: int) -> Iterator[Guess]:
+    """f' of other activations, at z, at a, and by their formulas of a."""
+    own, z, a = reading.functions[layer], reading.z[layer], reading.a[layer]
+    wrong = "f' of another activation"
+    for name, function in FUNCTIONS.items():
+        slope = function(z)[1]
+        if name in (own, "identity") or slope is None:
+            continue
+        at_a = function(a)[1]
+        assert at_a is not None
+        yield guess(wrong, f"f' is that of {name}", slope)
+        yield guess(wrong, f"f' is that of {name}, taken at a", at_a)
+        if name in OF_OUTPUT:
+            yield guess(wrong, f"f' is {name}'s formula of a", OF_OUTPUT[name](a))
+            yield guess(wrong, f"f' is {name}'s formula of a, given z", OF_OUTPUT[name](z))
