@@ -356,6 +356,16 @@ def test_what_is_right_for_the_callers_sizes_only_is_right_and_limited():
     assert "right for your sizes, but not for all" in report.findings[0].say
 
 
+def test_a_transpose_that_shows_only_between_equal_neighbours_is_wrong_for_any_sizes():
+    def spoil(W, b, x, y, dW, db):
+        return [g.T if g.shape[0] == g.shape[1] else g for g in dW], db
+
+    report = bpbench.check(SQUARED, spoilt(spoil))
+    assert report.verdict == "wrong"
+    assert places(report)[0] == ("dW transposed", 1, "dW")
+    assert "with 5 samples" in report.findings[0].say
+
+
 # ── The caller's own case, l2, dtype, the loss ─────────────────────────────────────────────────
 
 

@@ -198,7 +198,7 @@ def _report(
     if not any(family.ran for family in others):
         subject += "; it works only at its own sizes"
 
-    telling = _telling(mine, ran)
+    telling = _telling(mine, others)
     low = _lower_precision(caller, main)
     explained = explain(telling, "float32" if low else caller.dtype, exact=not low)
     forms = [*main.problems, *mine.problems]
@@ -219,17 +219,22 @@ def _report(
     findings = once(said)
     tensors = _worst(main)
     harmless = all(f.mistake == SATURATED and f.tensor == "loss" for f in findings)
-    if mine.ran and not mine.wrong and harmless:
+    if mine.ran and not mine.wrong and not telling.wrong and harmless:
         limits = (*findings, *_limits(mine, ran, caller.dtype))
         return Report(_verdict(mine), subject, limits, tensors)
     return Report(WRONG, subject, findings, tensors)
 
 
-def _telling(mine: Family, ran: Sequence[Family]) -> Family:
-    """The family that tells most of what is wrong with the caller's own."""
-    if mine.ran and not mine.wrong:
-        return mine
+def _telling(mine: Family, others: Sequence[Family]) -> Family:
+    """The family that tells most of what is wrong with the function.
+
+    A function that is right for the caller's sizes but not for all may be made for these only; one
+    that is right for all but equal neighbours has a transpose in it that shows only there.
+    """
+    ran = [family for family in others if family.ran]
     wrong = [family for family in (*ran, mine) if family.ran and family.wrong]
+    if mine.ran and not mine.wrong and (not others[0].ran or others[0].wrong or not wrong):
+        return mine
     return next((family for family in wrong if family.whole), wrong[0] if wrong else ran[0])
 
 

@@ -276,16 +276,30 @@ def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
     found: list[Finding] = []
     if {"relu", "leaky_relu"} & set(network.activations):
         zero = ask(caller, [probes.at_zero(probe) for probe in asked])
-        if zero.ran and zero.wrong:
-            found += [f for f in explain(zero, caller.dtype).findings if f.mistake == "z >= 0"]
+        found += _only_there(zero, family, caller.dtype, "where a unit is exactly 0", ("z >= 0",))
     large = ask(caller, [probes.large(probe) for probe in asked])
-    if large.ran and large.wrong and (not family.wrong or _cut_off(large)):
-        clipped = ("clipping", "gradient normalised")
-        found += [f for f in explain(large, caller.dtype).findings if f.mistake in clipped]
+    if not family.wrong or _cut_off(large):
+        cut = ("clipping", "gradient normalised")
+        found += _only_there(large, family, caller.dtype, "where the gradient is large", cut)
     if network.loss != "half_squared_error":
         edge = ask(caller, [probes.saturated(probe) for probe in asked])
         found += _saturation(edge, network, family.wrong)
     return found
+
+
+def _only_there(
+    special: Family, family: Family, dtype: str, where: str, names: Sequence[str]
+) -> list[Finding]:
+    """What is wrong in a special place: what shows only there, or anything if all is right else."""
+    if not special.ran or not special.wrong:
+        return []
+    findings = explain(special, dtype).findings
+    if family.wrong:
+        return [finding for finding in findings if finding.mistake in names]
+    return [
+        finding if finding.mistake in names else replace(finding, say=f"{where}: {finding.say}")
+        for finding in findings
+    ]
 
 
 def _cut_off(family: Family) -> bool:

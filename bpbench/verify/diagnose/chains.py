@@ -59,8 +59,10 @@ class Case:
     def quantities(self, layer: int) -> dict[str, Array]:
         """What factors in a layer may be made of, in each probe."""
         sizes = [probe.network.sizes for probe in self.probes]
+        m = np.array([float(probe.samples) for probe in self.probes])
         return {
-            "m": np.array([float(probe.samples) for probe in self.probes]),
+            "m": m,
+            **({"m - 1": m - 1} if (m > 1).all() else {}),
             "n_L": np.array([float(s[-1]) for s in sizes]),
             "n_1": np.array([float(s[0]) for s in sizes]),
             "n_out": np.array([float(s[layer + 1]) for s in sizes]),

@@ -119,13 +119,13 @@ def _output(case: Case, chain: Chain, right: Arrays) -> Iterator[Terms]:
 
     def labels(i: int, probe: Probe, reading: Reading) -> list[Array]:
         o, y, m = reading.a[-1], probe.y, probe.samples
-        terms = [o / m, y / m, np.ones_like(o) / m]
+        terms = [o / m, y / m, np.ones_like(o) / o.size]
         return [times_slope(reading, term) for term in terms] if squared else terms
 
     def read_labels(weights: Array) -> str | None:
         if abs(weights[0] - 1) > 1e-5:
             return None
-        return f"the error is a {weights[1]:+.4g} y {weights[2]:+.4g}, not a - y"
+        return f"the error is a {weights[1]:+.4g} y {weights[2]:+.4g} / n_L, not a - y"
 
     if case.probes[0].network.output != "softmax" or not squared:
         yield Terms("labels changed", _each(case, chain, labels), read_labels)
@@ -180,3 +180,13 @@ def _slopes(case: Case, chain: Chain, layer: int, errors: Arrays) -> Iterator[Te
             return f"what stands in the place of f'(z) is {' + '.join(shown)}".replace("+ -", "- ")
 
         yield Terms("wrong derivative", _each(case, chain, powers), read)
+
+    def sides(i: int, probe: Probe, reading: Reading) -> list[Array]:
+        above = reading.z[layer] > 0
+        return [errors[i] * above, errors[i] * ~above]
+
+    def read_sides(weights: Array) -> str | None:
+        return f"f' is {weights[0]:.4g} above 0 and {weights[1]:.4g} below"
+
+    if chain.readings[0].functions[layer] in ("relu", "leaky_relu", "elu"):
+        yield Terms("wrong derivative", _each(case, chain, sides), read_sides)

@@ -7,7 +7,7 @@ shows which input was used, whatever delta was. Then delta, dW and db, from the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,32 +119,34 @@ def _explain(case: Case, starts: Sequence[Chain]) -> list[Chain]:
         chains += follow(case, wrong_output, explain_layer, bound)
     if min(c.cost for c in chains) > 2.5:
         bound = min(c.cost for c in chains)
-        hidden = list(_changed_hidden(case))
-        chains += follow(case, hidden, _only_factors, bound)
+        chains += follow(case, list(_changed_hidden(case)), _only_factors, bound)
+        chains += _changed_inputs(case, bound)
     return sorted(chains, key=lambda c: c.cost)
 
+
+Local = tuple[tuple[str, str], Arrays]
+"""What is wrong with a layer's input in its dW alone, and that input."""
+Locals = dict[int, Local]
 
 # ── The forward pass, from the input up ────────────────────────────────────────────────────────
 
 
 def _starts(case: Case) -> Iterator[Chain]:
     """The forward passes, and the inputs of dW, that what was found allows."""
-    states: list[tuple[dict[int, Change], dict[int, tuple[str, Arrays]]]] = [({}, {})]
+    states: list[tuple[dict[int, Change], Locals]] = [({}, {})]
     for layer in range(case.layers):
         states = [new for state in states for new in _allow(case, layer, *state)][:6]
     for changed, local in states:
         yield _start(case, changed, local)
 
 
-def _start(
-    case: Case, changed: Mapping[int, Change], local: Mapping[int, tuple[str, Arrays]]
-) -> Chain:
+def _start(case: Case, changed: Mapping[int, Change], local: Mapping[int, Local]) -> Chain:
     read = tuple(readings.read(probe, changed) for probe in case.probes)
     inputs, decays, mistakes = [], [], []
     for layer in range(case.layers):
         if layer in local:
-            say, arrays = local[layer]
-            mistakes.append(Mistake("wrong activation in dW", layer, "dW", say))
+            (name, say), arrays = local[layer]
+            mistakes.append(Mistake(name, layer, "dW", say))
         else:
             arrays = _inputs(case, read, layer)
         inputs.append(arrays)
@@ -164,8 +166,8 @@ def _inputs(case: Case, read: Sequence[readings.Reading], layer: int) -> Arrays:
 
 
 def _allow(
-    case: Case, layer: int, changed: dict[int, Change], local: dict[int, tuple[str, Arrays]]
-) -> Iterator[tuple[dict[int, Change], dict[int, tuple[str, Arrays]]]]:
+    case: Case, layer: int, changed: dict[int, Change], local: Locals
+) -> Iterator[tuple[dict[int, Change], Locals]]:
     """The ways to go on with a forward pass such that a layer's dW lies in its inputs' span."""
     read = [readings.read(probe, changed) for probe in case.probes]
     if not _telling(case, layer) or _spans(case, layer, _inputs(case, read, layer)):
@@ -188,7 +190,7 @@ def _allow(
         arrays = tuple(v[k] for v in values)
         if mistakes and _spans(case, layer, arrays):
             found = True
-            yield changed, {**local, layer: (mistakes[0][1], arrays)}
+            yield changed, {**local, layer: (mistakes[0], arrays)}
             break
     if not found:
         yield changed, local
@@ -296,6 +298,32 @@ def _changed_hidden(case: Case) -> Iterator[Chain]:
         for change in _changes(case, case.layers - 1):
             if change.tensor == "z" and change.function is None and not change.transpose:
                 yield _start(case, dict.fromkeys(range(case.layers), change), {})
+
+
+def _changed_inputs(case: Case, bound: float) -> Iterator[Chain]:
+    """Chains for a function that computes with inputs of its own making."""
+    for say, change in INPUTS.items():
+        probes = tuple(replace(probe, x=change(probe.x)) for probe in case.probes)
+        moved = replace(case, probes=probes)
+        mistake = Mistake("inputs changed", 0, "x", say)
+        for start in _starts(moved):
+            begun = replace(start, cost=start.cost + 1, mistakes=(mistake, *start.mistakes))
+            yield from follow(moved, [begun], _only_factors, bound)
+
+
+INPUTS: Mapping[str, Callable[[Array], Array]] = {
+    "x is divided by 255": lambda x: x / 255,
+    "x is divided by its largest entry": lambda x: x / x.max(),
+    "x is divided by its largest size": lambda x: x / np.abs(x).max(),
+    "x is centred over the samples": lambda x: x - x.mean(axis=0),
+    "x is centred over everything": lambda x: x - x.mean(),
+    "x is standardised over the samples": lambda x: (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-300),
+    "x is standardised over everything": lambda x: (x - x.mean()) / (x.std() + 1e-300),
+    "each sample of x has length 1": lambda x: x / np.linalg.norm(x, axis=1, keepdims=True),
+    "x has lost its signs": np.abs,
+    "the features of x come in reverse order": lambda x: x[:, ::-1].copy(),
+}
+"""What people do to x on the way in."""
 
 
 def _only_factors(case: Case, chain: Chain, layer: int) -> list[Chain]:

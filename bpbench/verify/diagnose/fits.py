@@ -95,6 +95,7 @@ Quantities = Mapping[str, Array]
 
 _WORDS = {
     "m": "the number of samples",
+    "m - 1": "the number of samples less 1",
     "n_L": "the number of outputs",
     "n_1": "the number of inputs",
     "n_out": "the number of the layer's units",
@@ -190,6 +191,9 @@ def _named(
         return Factor(1.1, ((name, say),))
     if len(powers) == 2 and {p for _, p in powers} == {1, -1} and "m" in exponents:
         wrong = next(name for name in exponents if name != "m")
+        if exponents["m"] == 1 and wrong == "m - 1":
+            say = "it is divided by m - 1, not by m"
+            return Factor(cost + 1.0, (*mistakes, ("divided by m - 1", say)))
         if exponents["m"] == 1:
             say = f"it is divided by {_WORDS[wrong]}, not by the number of samples"
             return Factor(cost + 1.1, (*mistakes, ("divided by the wrong axis", say)))

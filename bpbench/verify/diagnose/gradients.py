@@ -8,7 +8,7 @@ import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify.diagnose.functions import FUNCTIONS
-from bpbench.verify.diagnose.guesses import Guess, guess
+from bpbench.verify.diagnose.guesses import Guess, guess, misshapen
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.diagnose.readings import Reading
 
@@ -40,8 +40,8 @@ def inputs(probe: Probe, reading: Reading, layer: int) -> Iterator[Guess]:
     for name, values in (("a", reading.a), ("z", reading.z)):
         for other, value in enumerate(values):
             if other != layer - 1 and value.shape[1] == width:
-                place = f"a[{layer - 1}]" if layer else "x"
-                yield guess(wrong, f"{name}[{other}] is used, not {place}", value)
+                own = f"a[{layer - 1}]" if layer else "x"
+                yield guess(wrong, f"{name}[{other}] is used, not {own}", value)
     say = "the layer's input is {}"
     yield guess("layer's input changed in dW", say.format("squared"), right**2)
     yield guess(
@@ -49,6 +49,8 @@ def inputs(probe: Probe, reading: Reading, layer: int) -> Iterator[Guess]:
     )
     yield guess("layer's input changed in dW", say.format("cut to 0 or 1"), 1.0 * (right > 0))
     yield guess("layer's input changed in dW", say.format("taken without its sign"), np.abs(right))
+    place = f"a[{layer - 1}]" if layer else "x"
+    yield from misshapen(right, place)
     ones = np.ones_like(right)
     yield guess("layer's input missing in dW", "dW is made without the layer's input", ones)
     centred = right - right.mean(axis=0)
@@ -77,13 +79,17 @@ def weight_gradients(delta: Array, below: Array, decay: Array) -> Iterator[Guess
     if n_in > 1:
         yield guess(short, "the last column of dW is never filled", dW * (columns < n_in - 1))
         yield guess(short, "the first column of dW is never filled", dW * (columns > 0))
+    yield from misshapen(dW, "dW")
+    for digits in range(6):
+        say = f"dW is rounded to {digits} decimals"
+        yield guess("gradient rounded", say, np.round(dW, digits))
     say = "dW has the units in reverse order"
     yield guess("units in reverse order", say, dW[::-1])
     yield guess("units in reverse order", say, dW[:, ::-1])
 
 
-def bias_gradients(delta: Array, below: Array, b: Array) -> Iterator[Guess]:
-    """Wrong ways of making db, (n_l,), from the right delta."""
+def bias_gradients(delta: Array, below: Array, b: Array, z: Array, a: Array) -> Iterator[Guess]:
+    """Wrong ways of making db, (n_l,), from the right delta; z and a are the layer's own."""
     m, n = delta.shape
     if n > 1:
         say = "db is one number, summed over samples and units"
@@ -99,8 +105,14 @@ def bias_gradients(delta: Array, below: Array, b: Array) -> Iterator[Guess]:
     yield guess(
         "db of the largest sample", "db is the largest delta, not the sum", delta.max(axis=0)
     )
+    for digits in range(6):
+        say = f"db is rounded to {digits} decimals"
+        yield guess("gradient rounded", say, np.round(delta.sum(axis=0), digits))
     say = "db is multiplied by b"
     yield guess("db times b", say, delta.sum(axis=0) * b)
     say = "db is the sum of dW's rows"
     yield guess("db from dW", say, (delta.T @ below).sum(axis=1))
+    for name, value in (("a", a), ("z", z)):
+        say = f"db is the sum of the layer's {name}, not of its delta"
+        yield guess("db of another array", say, value.sum(axis=0))
     yield guess("units in reverse order", "db has the units in reverse order", delta.sum(0)[::-1])

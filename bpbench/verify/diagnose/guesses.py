@@ -35,6 +35,7 @@ def guess(mistake: str, say: str, value: Array) -> Guess:
 def some_of(delta: Array) -> Iterator[Guess]:
     """The right delta of some samples or units only, or of others."""
     m, n = delta.shape
+    yield guess("absolute value", "delta has lost its signs", np.abs(delta))
     if m > 1:
         wrong = "rows overwritten in a loop"
         rows = np.arange(m)[:, None]
@@ -53,3 +54,11 @@ def some_of(delta: Array) -> Iterator[Guess]:
         yield guess(wrong, "delta belongs to the sample before", np.roll(delta, 1, axis=0))
         yield guess(wrong, "delta belongs to the sample after", np.roll(delta, -1, axis=0))
         yield guess(wrong, "the samples of delta are in reverse order", delta[::-1])
+
+
+def misshapen(array: Array, what: str) -> Iterator[Guess]:
+    """An array that was reshaped where it should have been transposed, from either side."""
+    wrong = "reshape where a transpose belongs"
+    say = f"{what} is reshaped, not transposed"
+    yield guess(wrong, say, array.T.reshape(array.shape))
+    yield guess(wrong, say, array.reshape(array.shape[::-1]).T)

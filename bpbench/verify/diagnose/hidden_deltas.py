@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.guesses import Guess, guess, some_of
+from bpbench.verify.diagnose.guesses import Guess, guess, misshapen, some_of
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.diagnose.readings import Reading
 from bpbench.verify.diagnose.slopes import slopes
@@ -65,6 +65,8 @@ def backs(
     if probe.b:
         say = "b is added to the error that comes back"
         yield guess("bias added on the way back", say, delta @ W + probe.b[layer])
+    for each in misshapen(W, f"W[{layer + 1}]"):
+        yield Guess(each.mistakes, delta @ each.value)
     for each in some_of(delta):
         yield Guess(each.mistakes, each.value @ W)
 
@@ -90,6 +92,8 @@ def hidden_deltas(
     for each in comes[1:]:
         yield Guess(each.mistakes, each.value * slope)
     yield from some_of(back * slope)
+    yield from misshapen(back * slope, "delta")
+    yield guess("f' added, not multiplied", "f'(z) is added to the error", back + slope)
     for each in comes[1:]:
         for factor in factors[1:12]:
             yield Guess((*each.mistakes, *factor.mistakes), each.value * factor.value)

@@ -21,6 +21,7 @@ from bpbench.verify.diagnose.guesses import Guess
 from bpbench.verify.diagnose.hidden_deltas import hidden_deltas
 from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas
 from bpbench.verify.diagnose.probe import usable
+from bpbench.verify.diagnose.unexplained import lengths_of, pattern
 
 
 def explain_layer(case: Case, chain: Chain, layer: int) -> list[Chain]:
@@ -239,16 +240,22 @@ class _Layer:
                 yield self._chain(mixed, e.cost + len(decayed) + 0.3, e.values)
 
     def _proportional(self) -> Iterator[Chain]:
-        """The right delta by a factor that follows no rule: a normalised or clipped gradient."""
+        """The right delta by a factor that is not made of sizes: that of a normalised gradient, or
+        of no known rule.
+        """
         factors = self.evidence.proportional(self.right)
         if factors is None or self.evidence.read(factors, "delta"):
             return
-        scale = self._scale(factors)
         shown = ", ".join(f"{f:.4g}" for f in factors)
-        say = f"it has the right direction but not the right length ({shown} times)"
-        found = self._at((("gradient normalised", say),), "delta")
+        name, say = UNKNOWN, f"it has the right direction, but {shown} times the right length"
+        for rule, lengths in lengths_of(self.case, self.evidence, self.right).items():
+            rest = factors * lengths
+            if np.allclose(rest, rest[0], rtol=max(1e2 * self.case.tolerance, 1e-8)):
+                name, say = "gradient normalised", f"{say}: {rest[0]:.4g} over {rule}"
+                break
         deltas = tuple(f * d for f, d in zip(factors, self.right, strict=True))
-        yield self._chain(found, 2.5, deltas, scale)
+        found = self._at(((name, say),), "delta")
+        yield self._chain(found, 1.5 if name != UNKNOWN else 2.5, deltas, self._scale(factors))
 
     # ── dW and db by themselves ────────────────────────────────────────────────────────────────
 
@@ -285,6 +292,8 @@ class _Layer:
                 for e in self.evidence.explain_array(values, guesses, tensor)
             ]
         options += self._decayed_bias() if tensor == "db" else self._decayed_weights()
+        if tensor == "dW":
+            options += self._decayed_by_sign()
         return sorted(options, key=lambda option: option.cost)[:4]
 
     def _whole(self) -> Arrays:
@@ -293,8 +302,8 @@ class _Layer:
 
     def _array_guesses(self, found: Arrays, tensor: str, decayed: float) -> list[list[Guess]]:
         guesses, right = [], []
-        for delta, below, probe in zip(
-            self.right, self.evidence.below, self.case.probes, strict=True
+        for delta, below, probe, reading in zip(
+            self.right, self.evidence.below, self.case.probes, self.chain.readings, strict=True
         ):
             if tensor == "dW":
                 decay = decayed * probe.l2 * probe.W[self.layer]
@@ -302,7 +311,8 @@ class _Layer:
                 right.append(delta.T @ below + decay)
             else:
                 b = probe.b[self.layer]
-                guesses.append(list(bias_gradients(delta, below, b)))
+                z, a = reading.z[self.layer], reading.a[self.layer]
+                guesses.append(list(bias_gradients(delta, below, b, z, a)))
                 right.append(delta.sum(axis=0))
         clipped = _clipped(tensor, found, right)
         if clipped is None:
@@ -324,6 +334,20 @@ class _Layer:
         k = np.array([f[1] for f in factors])
         mistakes = name_decay(self.case, self.layer, k, None)
         return [_Option(1.0, None, (), tuple((m.name, m.say) for m in mistakes), True)]
+
+    def _decayed_by_sign(self) -> list[_Option]:
+        """dW that holds a multiple of sign(W): an L1 term."""
+        columns = [
+            (delta.T @ below, np.sign(probe.W[self.layer]))
+            for delta, below, probe in zip(
+                self.right, self.evidence.below, self.case.probes, strict=True
+            )
+        ]
+        factors, explained = self.evidence.sum_of(self._whole(), columns)
+        if not explained or not np.allclose([f[0] for f in factors], 1, rtol=1e-3):
+            return []
+        k = float(np.mean([f[1] for f in factors]))
+        return [_Option(1.0, None, (), (("L1 for L2", f"dW holds {k:.4g} times sign(W)"),), True)]
 
     def _decayed_bias(self) -> list[_Option]:
         """db that holds a multiple of b."""
@@ -380,6 +404,8 @@ class _Layer:
         implied, agrees = self.evidence.implied()
         if implied is not None and agrees:
             cost, mistake = self._nameless(max(shares), "delta")
+            if mistake[0] == UNKNOWN:
+                cost, mistake = pattern(implied, self.right) or (cost, mistake)
             _, of_W = self._nameless(max(shares), "dW")
             return [
                 self._chain(self._at((mistake,), "delta"), cost, implied),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.guesses import Guess, guess, some_of
+from bpbench.verify.diagnose.guesses import Guess, guess, misshapen, some_of
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.diagnose.readings import Reading
 from bpbench.verify.diagnose.slopes import slopes
@@ -40,8 +40,9 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
     cancels = "f' where cross-entropy cancels it"
     error = (o - y) / m
     slope = loss_slope(probe, reading)
+    right = times_slope(reading, error) if loss == "half_squared_error" else error
     if loss == "half_squared_error":
-        yield Guess((), times_slope(reading, error))
+        yield Guess((), right)
         for each in slopes(probe, reading, layer, error):
             if each.mistakes:
                 yield Guess(each.mistakes, error * each.value)
@@ -81,8 +82,14 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
         for each in slopes(probe, reading, layer, slope):
             if each.mistakes and each.mistakes[0][0] != "output f' missing":
                 yield Guess(each.mistakes, slope * each.value)
+    if reading.functions[-1] == "softmax":
+        yield from _jacobians(o, error if loss == "half_squared_error" else slope)
+    chosen = np.eye(o.shape[1])[o.argmax(axis=1)]
+    say = "only the chosen class has an error"
+    yield guess("error of the chosen class only", say, right * chosen)
+    yield from misshapen(right, "delta")
     yield from _labels(probe, reading)
-    yield from some_of(times_slope(reading, error) if loss == "half_squared_error" else error)
+    yield from some_of(right)
     if loss == "half_squared_error" or loss == "binary_cross_entropy":
         say = "the error is that of z, not of a"
         yield guess("z for a in the error", say, (z - y) / m)
@@ -98,6 +105,7 @@ def _squared_errors(probe: Probe, reading: Reading) -> Iterator[Guess]:
     wrong = (
         ("sign of y", "the error is a + y, not a - y", o + y),
         ("loss for its derivative", "the squared error itself is sent back", (o - y) ** 2 / 2),
+        ("absolute error", "the error has lost its sign", np.abs(o - y)),
         ("absolute error's derivative", "only the sign of a - y is sent back", np.sign(o - y)),
         ("predictions rounded", "the error is that of the rounded output", np.round(o) - y),
         ("predictions rounded", "the error is that of the chosen class", hard - y),
@@ -112,6 +120,20 @@ def _squared_errors(probe: Probe, reading: Reading) -> Iterator[Guess]:
     for mistake, say, error in wrong:
         yield guess(mistake, say, times_slope(reading, error / m))
         yield Guess(((mistake, say), ("output f' missing", "f'(z) is missing")), error / m)
+
+
+def _jacobians(a: Array, error: Array) -> Iterator[Guess]:
+    """dL/da carried through a wrong Jacobian of the softmax."""
+    wrong = "wrong Jacobian of the softmax"
+    say = "the softmax's Jacobian is summed over {}"
+    over_samples = (error * a).sum(axis=0, keepdims=True)
+    yield guess(wrong, say.format("the samples, not the outputs"), a * (error - over_samples))
+    yield guess(wrong, say.format("samples and outputs"), a * (error - (error * a).sum()))
+    whole = (error * a).sum(axis=1, keepdims=True)
+    yield guess(wrong, "the signs in the softmax's Jacobian are wrong", a * (error + whole))
+    yield guess(wrong, "the diagonal of the softmax's Jacobian is missing", -a * whole)
+    plain = error.sum(axis=1, keepdims=True)
+    yield guess(wrong, "the softmax's Jacobian lacks an a_j", a * (error - plain))
 
 
 def _labels(probe: Probe, reading: Reading) -> Iterator[Guess]:

@@ -39,9 +39,10 @@ def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[
         if not (slope == 0).any():
             yield guess("1/f' for f'", "the error is divided by f'(z)", 1 / slope)
         yield guess("root of f'", "the root of f'(z) is taken", np.sqrt(np.abs(slope)))
-        yield guess("f' at -z", "f' is taken at -z", _slope(reading, layer, -z))
         if name in ("relu", "leaky_relu", "elu"):
             yield from _masks(name, z, below, back)
+        yield guess("f' at -z", "f' is taken at -z", _slope(reading, layer, -z))
+        yield from _partly(name, z, a)
         yield guess("f' at the error", "f' is taken at the error", _slope(reading, layer, back))
         if name in OF_OUTPUT:
             yield guess(
@@ -80,12 +81,40 @@ def _masks(name: str, z: Array, below: Array, back: Array) -> Iterator[Guess]:
                 "f' is 0 where z is exactly 0",
                 np.where(z == 0, 0, np.where(z > 0, 1, low)),
             )
+    yield guess("ReLU mask inverted", "the mask is 1 where z < 0", 1.0 * (z < 0))
     wrong = "ReLU mask from the wrong place"
     low = LEAKY_RELU_SLOPE if name == "leaky_relu" else 0.0
     yield guess(wrong, "the mask is that of the error c > 0", np.where(back > 0, 1, low))
     if below.shape == back.shape:
         say = "the mask is that of the layer's input, a_{l-1} > 0"
         yield guess(wrong, say, np.where(below > 0, 1, low))
+
+
+def _partly(name: str, z: Array, a: Array) -> Iterator[Guess]:
+    """Derivatives of which a part is missing: a term of the product rule, or the mask."""
+    half = "product rule: a term of f' missing"
+    if name == "silu":
+        s, rate = _both("sigmoid", z)
+        yield guess(half, "f' is s(z), without z s'(z)", s)
+        yield guess(half, "f' is z s'(z), without s(z)", z * rate)
+    if name == "gelu":
+        cdf = np.where(z == 0, 0.5, a / np.where(z == 0, 1, z))
+        slope = _both("gelu", z)[1]
+        yield guess(half, "f' is the distribution function, without z times its density", cdf)
+        yield guess(
+            half, "f' is z times the density, without the distribution function", slope - cdf
+        )
+    if name == "elu":
+        mask = "mask of f' missing"
+        yield guess(mask, "f' is e^z also above 0", np.exp(np.minimum(z, 50)))
+        yield guess(mask, "f' is a + 1 also above 0", a + 1)
+    yield guess("f(z)/z for f'", "f(z)/z stands in the place of f'(z)", a / np.where(z == 0, 1, z))
+
+
+def _both(name: str, z: Array) -> tuple[Array, Array]:
+    value, slope = FUNCTIONS[name](z)
+    assert slope is not None
+    return value, slope
 
 
 def _neighbours(reading: Reading, layer: int) -> Iterator[Guess]:

@@ -1,0 +1,55 @@
+"""What can still be said of a delta that is not right by any formula nor by any factor of sizes?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify import truth
+from bpbench.verify.diagnose.chains import Arrays, Case
+from bpbench.verify.diagnose.evidence import LayerEvidence
+
+
+def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, Array]:
+    """By what a gradient may be divided to have a fixed length, (P,) each."""
+    own, whole, largest, losses = [], [], [], []
+    for i, probe in enumerate(case.probes):
+        true = truth.backpropagate(
+            probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
+        )
+        dW = right[i].T @ evidence.below[i]
+        every = np.concatenate([g.ravel() for g in (*true.gradients.W, *true.gradients.b)])
+        own.append(float(np.linalg.norm(dW)))
+        whole.append(float(np.linalg.norm(every)))
+        largest.append(float(np.abs(every).max()))
+        losses.append(1 / float(true.loss or 1))
+    return {
+        "the length of dW": np.array(own),
+        "the length of the whole gradient": np.array(whole),
+        "the largest entry of the gradient": np.array(largest),
+        "1 / loss": np.array(losses),
+    }
+
+
+def pattern(implied: Arrays, right: Arrays) -> tuple[float, tuple[str, str]] | None:
+    """Whether every sample, or every unit, of a delta has a factor of its own: the cost, and what
+    is said; None where it is not so.
+    """
+    for axis, name, what in (
+        (1, "samples weighted", "sample"), (0, "units weighted", "unit"),
+    ):  # fmt: skip
+        weights = []
+        for found, true in zip(implied, right, strict=True):
+            if true.shape[axis] < 2:
+                return None
+            with np.errstate(all="ignore"):
+                weight = (found * true).sum(axis=axis) / (true**2).sum(axis=axis)
+            expected = true * np.expand_dims(weight, axis)
+            if not np.abs(found - expected).max() <= 1e-7 * np.abs(found).max():
+                break
+            weights.append(weight)
+        else:
+            shown = ", ".join(f"{w:.4g}" for w in weights[0])
+            say = f"each {what} has a factor of its own ({shown} in the first probe)"
+            return 2.0, (name, say)
+    return None
