@@ -208,6 +208,8 @@ factor("sign", lambda s, j: -1)
 factor("learning rate folded in", lambda s, j: 0.03)
 factor("2/n_L of a mean squared error", lambda s, j: 2 / s.y.shape[1], MEAN, HALF, suits=squared)
 factor("divided by the inputs", lambda s, j: s.m / s.x.shape[1], "divided by the wrong axis")
+factor("divided by m - 1", lambda s, j: s.m / (s.m - 1))
+factor("hard-coded batch size", lambda s, j: s.m / 10)
 kind("accumulated", {"result": accumulated}, at="all", tensors="dW")
 
 # Factors of one layer
@@ -240,6 +242,10 @@ error("loss for its derivative", lambda s, j: (s.a[j] - s.y) ** 2 / 2 / s.m)
 error("absolute error's derivative", lambda s, j: np.sign(s.a[j] - s.y) / s.m)
 error("predictions rounded", lambda s, j: (np.round(s.a[j]) - s.y) / s.m,
       suits=lambda n, j: n.output == "sigmoid")  # fmt: skip
+output("wrong Jacobian of the softmax",
+       lambda s, j: s.a[j] * (s.error - (s.error * s.a[j]).sum(axis=0)),
+       suits=both(squared, lambda n, j: n.output == "softmax"))  # fmt: skip
+output("samples weighted", lambda s, j: step_output(s, j) * np.linspace(0.5, 1.5, s.m)[:, None])
 output("y of shape (m,) against (m,1)", lambda s, j: (s.a[j] - s.y[:, 0]) / s.m,
        suits=lambda n, j: n.sizes[-1] == 1)  # fmt: skip
 output("log of a saturated probability", saturating, suits=entropy)
@@ -265,6 +271,13 @@ hidden("f' of another layer",
        lambda s, j: s.c[j] * F_PRIME[s.network.activations[j]](s.z[j + 1]))  # fmt: skip
 hidden("ReLU mask from the wrong place", lambda s, j: s.c[j] * (s.c[j] > 0), suits=relu)
 hidden("z >= 0", lambda s, j: s.c[j] * (s.z[j] >= 0), suits=relu)
+
+hidden("product rule", lambda s, j: s.c[j] * F["sigmoid"](s.z[j]),
+       "product rule: a term of f' missing", suits=hidden_is("silu"))  # fmt: skip
+hidden("f' added, not multiplied", lambda s, j: s.c[j] + s.f_prime(j))
+hidden("ReLU mask inverted", lambda s, j: s.c[j] * (s.z[j] < 0), suits=relu)
+hidden("another slope", lambda s, j: s.c[j] * np.where(s.z[j] > 0, 1, 0.05),
+       "wrong derivative", suits=hidden_is("leaky_relu"))  # fmt: skip
 
 # The way back
 back("W not transposed", lambda s, j: s.delta[j + 1] @ s.W[j + 1].T)
@@ -296,6 +309,9 @@ kind("one layer's samples overwritten", one, ROWS, at="any", tensors="dW delta")
 output(ROWS, lambda s, j: step_output(s, j) * ~not_last(s.x)[:, None])
 dW("averaged before the outer product",
    lambda s, j: np.outer(s.delta[j].sum(0), s.a[j - 1].mean(0)))  # fmt: skip
+dW("reshape where a transpose belongs",
+   lambda s, j: (s.a[j - 1].T @ s.delta[j]).reshape(s.W[j].shape), suits=several)  # fmt: skip
+dW("gradient rounded", lambda s, j: np.round(step_dW(s, j), 3))
 dW("absolute value", lambda s, j: np.abs(step_dW(s, j)))
 dW("dW zero", lambda s, j: 0 * s.W[j])
 dW("last row of dW never filled", lambda s, j: step_dW(s, j) * not_last(s.W[j])[:, None],
@@ -322,6 +338,8 @@ dW("L2 with the wrong sign", lambda s, j: step_dW(s, j) - 2 * s.l2 * s.W[j], l2=
 db("L2 on the bias", lambda s, j: step_db(s, j) + s.l2 * s.b[j], l2=True)
 dW("L2 where there is none", lambda s, j: step_dW(s, j) + 0.02 * s.W[j],
    "L2 that the loss does not have")  # fmt: skip
+
+dW("L1 for L2", lambda s, j: step_dW(s, j) + 0.01 * np.sign(s.W[j]))
 
 # The forward pass
 kind("bias missing in the forward pass", {"z": lambda s, j: s.a[j - 1] @ s.W[j].T}, at="any",

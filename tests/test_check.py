@@ -363,7 +363,7 @@ def test_a_transpose_that_shows_only_between_equal_neighbours_is_wrong_for_any_s
     report = bpbench.check(SQUARED, spoilt(spoil))
     assert report.verdict == "wrong"
     assert places(report)[0] == ("dW transposed", 1, "dW")
-    assert "with 5 samples" in report.findings[0].say
+    assert "9-6-6 and 11-7-7" in report.findings[0].say
 
 
 # ── The caller's own case, l2, dtype, the loss ─────────────────────────────────────────────────

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from bpbench.backend import Backpropagation, Gradients
 from bpbench.network import MLP, Array, Parameters
@@ -94,10 +96,27 @@ def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formul
     return {name: erring(name, formula) for name, formula in chosen.items()}
 
 
+SMALL = 2e7
+"""Multiplications of a forward pass up to which a run costs next to nothing."""
+
+
 def count(network: MLP, rows: int) -> int:
     """How many runs: as few as do where they are costly, for then each has many entries to show."""
-    multiplications = rows * sum(n * m for n, m in itertools.pairwise(network.sizes))
-    return 12 if multiplications < 2e7 else 8 if multiplications < 2e8 else 6
+    multiplications = _multiplications(network, rows)
+    return 12 if multiplications < SMALL else 8 if multiplications < 2e8 else 6
+
+
+def few_threads(network: MLP, rows: int) -> AbstractContextManager[object]:
+    """One BLAS thread while products are small: more only wait for one another."""
+    if _multiplications(network, rows) >= SMALL:
+        return nullcontext()
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
+def _multiplications(network: MLP, rows: int) -> int:
+    """Of one forward pass."""
+    return rows * sum(n * m for n, m in itertools.pairwise(network.sizes))
 
 
 class Shuffle:

@@ -69,9 +69,11 @@ def simulate(
         dtype: what is judged.
         corners: allow units near a relu's corner to fall on either side, as our own runs then do.
     """
-    simulation = _Simulation(network, start, x, y, order.shape[1], optimizer, dtype, corners)
-    for rows in order:
-        simulation.step(rows)
+    batch = order.shape[1]
+    simulation = _Simulation(network, start, x, y, batch, optimizer, dtype, corners)
+    with runs.few_threads(network, batch):
+        for rows in order:
+            simulation.step(rows)
     return simulation.result()
 
 

@@ -39,6 +39,7 @@ from bpbench.verify.findings import (
     Report,
     TensorError,
 )
+from bpbench.verify.runs import few_threads
 from bpbench.verify.tolerance import Place, Tolerance, parts, tolerance
 from bpbench.verify.training import judge_training
 from bpbench.verify.variance import REDUCED, precision
@@ -76,7 +77,8 @@ def judge(
     inputs, target, seed = (None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent))
     assert inputs is not None
     given = (network, parameters.astype(dtype), inputs, target, seed, l2, dtype)
-    with np.errstate(over="ignore", invalid="ignore"):
+    quiet = np.errstate(over="ignore", invalid="ignore")
+    with quiet, few_threads(network, len(inputs)):
         allowed = tolerance(*given)
         comparable, unfit = _comparable(found, allowed, dtype)
         if unfit:

@@ -390,7 +390,16 @@ def _findings(case: Case, best: Chain, others: Sequence[Chain]) -> Iterator[Find
 def _say(case: Case, chain: Chain, mistake: Mistake, sure: bool, others: Sequence[Chain]) -> str:
     last = case.layers - 1
     where = f"layer {mistake.layer}" + (" (the output)" if mistake.layer == last and last else "")
-    text = f"{where}, {mistake.tensor}[{mistake.layer}]: {mistake.say}"
+    place = f"{mistake.tensor}[{mistake.layer}]"
+    if mistake.say.startswith("it is "):
+        text = f"{where}: {place} {mistake.say[3:]}"
+        text += (
+            ", and every gradient with it"
+            if mistake.layer == last > 0 and mistake.tensor == "delta"
+            else ""
+        )
+    else:
+        text = f"{where}, {place}: {mistake.say}"
     advice = remedy(mistake.name)
     if mistake.name == UNKNOWN:
         return f"{text}; nothing known explains it{_ratios(case, chain, mistake)}"
@@ -398,7 +407,7 @@ def _say(case: Case, chain: Chain, mistake: Mistake, sure: bool, others: Sequenc
         return f"{text}: {advice}. Likely, not certain"
     text += f". {advice[0].upper()}{advice[1:]}" if advice else ""
     if sure:
-        return f"{text}. Certain: it explains all digits on {batch_of(case.probes)}"
+        return f"{text}. Certain: it gives these very numbers on {batch_of(case.probes)}"
     alternatives = {
         f"{m.name} ({m.say})"
         for other in others

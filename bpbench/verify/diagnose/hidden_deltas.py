@@ -32,7 +32,9 @@ def backs(
     m = len(delta)
     yield Guess((), delta @ W)
     if W.shape[0] == n:
-        yield guess("W not transposed", f"W[{layer + 1}] is used untransposed", delta @ W.T)
+        yield guess(
+            "W not transposed", f"W[{layer + 1}] is transposed the wrong way round", delta @ W.T
+        )
         say = f"delta of layer {layer + 1} comes back without W[{layer + 1}]"
         yield guess("W missing on the way back", say, delta)
     for other, V in enumerate(probe.W):

@@ -236,5 +236,6 @@ def large(probe: Probe) -> Probe:
 
 
 def batch_of(probes: Sequence[Probe]) -> str:
-    """The probes as a message names them."""
-    return "; ".join(dict.fromkeys(map(str, probes)))
+    """The sizes of the probes, as a message names them."""
+    sizes = dict.fromkeys("-".join(map(str, probe.network.sizes)) for probe in probes)
+    return " and ".join(sizes)
