@@ -144,11 +144,18 @@ def passes(rule: Rule, found: Backpropagation[Array], true: Backpropagation[Arra
 
 def scaled(
     found: Backpropagation[Array], rng: np.random.Generator, factor: float
-) -> tuple[Backpropagation[Array], str]:
-    """One tensor of the gradients times ``factor``, and its name."""
-    name = "b" if found.gradients.b and rng.random() < 0.5 else "W"
+) -> tuple[Backpropagation[Array], str] | None:
+    """One tensor of the gradients times ``factor``, and its name; None if all of them are zero."""
+    places = [
+        (name, layer)
+        for name in ("W", "b")
+        for layer, gradient in enumerate(getattr(found.gradients, name))
+        if np.any(gradient)  # a factor is no mistake where everything is zero
+    ]
+    if not places:
+        return None
+    name, layer = places[rng.integers(len(places))]
     arrays = list(getattr(found.gradients, name))
-    layer = int(rng.integers(len(arrays)))
     arrays[layer] = (arrays[layer] * factor).astype(arrays[layer].dtype)
     gradients = replace(found.gradients, **{name: tuple(arrays)})
     return replace(found, gradients=gradients), f"d{name}[{layer}]"
@@ -236,11 +243,12 @@ def judge_one(model: Model, problem: Problem, dtype: str, seed: int) -> Iterator
            "rules": passed, "report": str(report)}  # fmt: skip
 
     size = PLANTED[dtype]
-    wrong, tensor = scaled(found, np.random.default_rng(seed), 1 + size)
-    report = judge(*asked, wrong, dtype, cotangent=cotangent, l2=l2)
-    passed = {name: passes(rule[dtype], wrong, true) for name, rule in RULES.items()}
-    yield {"what": "planted", "outcome": outcome(report, size, tensor), "rules": passed,
-           "report": f"{tensor} planted\n{report}"}  # fmt: skip
+    if planted := scaled(found, np.random.default_rng(seed), 1 + size):
+        wrong, tensor = planted
+        report = judge(*asked, wrong, dtype, cotangent=cotangent, l2=l2)
+        passed = {name: passes(rule[dtype], wrong, true) for name, rule in RULES.items()}
+        yield {"what": "planted", "outcome": outcome(report, size, tensor), "rules": passed,
+               "report": f"{tensor} planted\n{report}"}  # fmt: skip
 
     model.set_parameters(parameters)
     with np.errstate(all="ignore"):  # some of these trainings diverge, as they should
@@ -333,7 +341,12 @@ def markdown(lines: list[dict[str, str]]) -> str:
 @click.option(
     "--dtype", "dtypes", multiple=True, type=click.Choice(list(PLANTED)), help="Default: both."
 )
-@click.option("--seed", default=0, show_default=True, help="The first network's seed.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help="The first network's seed; each backend has networks of its own.",
+)
 @click.option("--widest", default=512, show_default=True, help="The widest layer.")
 @click.option("--json", "as_json", is_flag=True, help="Every row, as one JSON document.")
 @click.option("--alarms", is_flag=True, help="Print the reports of false alarms on stderr.")
@@ -350,21 +363,21 @@ def main(
     worker: bool,
 ) -> None:
     """Judge every backend and dtype in a process of its own, one after the other."""
-    seeds = range(seed, seed + networks)
     if worker:
-        work(backends[0], dtypes[0], seeds, widest)
+        work(backends[0], dtypes[0], range(seed, seed + networks), widest)
         return
     names = list(backends or BUILT_IN)
     if all_modes:
         names = [f"{name}:{mode}" for name in names for mode in modes_of(name)]
     rows: list[dict[str, Any]] = []
-    for name in names:
+    for turn, name in enumerate(names):
         for dtype in dtypes or PLANTED:
             command = [
                 sys.executable, __file__, "--worker", "--backend", name, "--dtype", dtype,
-                "--networks", str(networks), "--seed", str(seed), "--widest", str(widest),
+                "--networks", str(networks), "--seed", str(seed + turn * networks),
+                "--widest", str(widest),
             ]  # fmt: skip
-            got = _run(command, f"{name} {dtype}", len(seeds))
+            got = _run(command, f"{name} {dtype}", networks)
             rows += got
             for row in got:
                 wrong = row["what"] in ("gradients", "training") and row["verdict"] == "wrong"

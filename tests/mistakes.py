@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from bpbench import MLP
@@ -236,7 +238,7 @@ output("second term of the cross-entropy missing", lambda s, j: -s.y * (1 - s.a[
 output("(a - y) a in a cross-entropy", lambda s, j: (s.a[j] - s.y) * s.a[j] / s.m,
        "wrong derivative", CANCELS, "f for f'", suits=entropy)  # fmt: skip
 error("z for a in the error", lambda s, j: (s.z[j] - s.y) / s.m,
-      suits=lambda n, j: n.output not in ("identity", "softmax"))  # fmt: skip
+      suits=lambda n, j: n.output not in ("identity", "softmax", "relu"))  # fmt: skip
 error("sign of y", lambda s, j: (s.a[j] + s.y) / s.m)
 error("loss for its derivative", lambda s, j: (s.a[j] - s.y) ** 2 / 2 / s.m)
 error("absolute error's derivative", lambda s, j: np.sign(s.a[j] - s.y) / s.m)
@@ -368,3 +370,30 @@ def layers_of(mistake: Mistake, network: MLP) -> list[int]:
         "any": range(network.layers), "hidden": range(last), "output": [last], "all": [last],
     }[mistake.place]  # fmt: skip
     return [layer for layer in layers if mistake.suits(network, layer)]
+
+
+# ── Layouts ────────────────────────────────────────────────────────────────────────────────────
+
+LAYOUTS = tuple(itertools.product(("out_in", "in_out"), ("rows", "columns")))
+
+
+BESIDE = {"raises", "wrong shape", "log of a saturated probability"}
+"""What may be true besides, and for certain, of a function with one mistake."""
+
+
+def laid_out(function, weights, samples):
+    """A function of bpbench's layout in another, its mistakes left as they are."""
+
+    def in_layout(W, b, x, y):
+        if weights == "in_out":
+            W = [w.T for w in W]
+        if samples == "columns":
+            b, x, y = [v.reshape(-1) for v in b], x.T, y.T
+        dW, db = function(W, b, x, y)
+        if weights == "in_out":
+            dW = [g.T for g in dW]
+        if samples == "columns":
+            db = [g.reshape(-1, 1) if g.ndim == 1 else g.T for g in db]
+        return dW, db
+
+    return in_layout

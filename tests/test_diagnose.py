@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 
 import numpy as np
@@ -14,7 +13,7 @@ from bpbench.verify.diagnose import diagnose
 from bpbench.verify.diagnose.fits import combine, fit, read_factor
 from bpbench.verify.diagnose.probe import Answer, draw, generic, own_sizes
 from tests.handwritten import Handwritten
-from tests.mistakes import MISTAKES, layers_of
+from tests.mistakes import BESIDE, LAYOUTS, MISTAKES, laid_out, layers_of
 
 NETWORKS = (
     MLP((7, 6, 4)),
@@ -28,29 +27,6 @@ NETWORKS = (
     MLP((4, 6, 5, 1), ("identity", "relu"), "sigmoid", "binary_cross_entropy"),
 )
 """Every activation and loss, hidden and at the output; one and several outputs; without biases."""
-LAYOUTS = tuple(itertools.product(("out_in", "in_out"), ("rows", "columns")))
-
-
-BESIDE = {"raises", "wrong shape", "log of a saturated probability"}
-"""What may be true besides, and for certain, of a function with one mistake."""
-
-
-def laid_out(function, weights, samples):
-    """A function of bpbench's layout in another, its mistakes left as they are."""
-
-    def in_layout(W, b, x, y):
-        if weights == "in_out":
-            W = [w.T for w in W]
-        if samples == "columns":
-            b, x, y = [v.reshape(-1) for v in b], x.T, y.T
-        dW, db = function(W, b, x, y)
-        if weights == "in_out":
-            dW = [g.T for g in dW]
-        if samples == "columns":
-            db = [g.reshape(-1, 1) if g.ndim == 1 else g.T for g in db]
-        return dW, db
-
-    return in_layout
 
 
 def planted(network, *plants, l2=0.0, layout=LAYOUTS[0]):
