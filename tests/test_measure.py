@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from threadpoolctl import threadpool_info
 
 from bpbench.errors import UsageError
 from bpbench.measure import machine, memory
@@ -102,6 +104,24 @@ def test_the_machine_is_described_the_same_way_twice() -> None:
     assert first["id"] == second["id"]
     assert first["cpus"] >= first["usable_cpus"] >= 1
     assert first["memory_bytes"] == psutil.virtual_memory().total
+
+
+def test_the_kernels_of_numpys_products_are_what_the_environment_asked_for() -> None:
+    loaded = [info for info in threadpool_info() if info["internal_api"] == "openblas"]
+    if not loaded:
+        pytest.skip("NumPy's products are not OpenBLAS's here")
+    asked = "import numpy; from bpbench.measure.machine import describe; print(describe()['blas'])"
+    said = {
+        core: subprocess.run(
+            [sys.executable, "-c", asked], env=os.environ | {"OPENBLAS_CORETYPE": core},
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()
+        for core in ("Nehalem", "Sandybridge")
+    }  # fmt: skip
+    if platform.machine() in ("x86_64", "AMD64"):
+        assert said["Nehalem"].endswith("kernels for Nehalem")
+        assert said["Sandybridge"].endswith("kernels for Sandybridge")
+    assert all(text.startswith("openblas 0.") for text in said.values())
 
 
 def test_no_more_cores_are_given_than_there_are() -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from threadpoolctl import threadpool_info
 
 from bpbench.errors import UsageError
 
 
 def describe() -> dict[str, Any]:
-    """What a time depends on: processor, cores, memory, system, clock governor and load."""
+    """What a time depends on: processor, cores, memory, system, BLAS, clock governor and load."""
     fixed = {
         "cpu": _processor(),
         "cores": psutil.cpu_count(logical=False),
@@ -29,6 +30,7 @@ def describe() -> dict[str, Any]:
         **fixed,
         "usable_cpus": len(usable_cores()),
         "python": platform.python_version(),
+        "blas": _numpys_blas(),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load": [round(value, 2) for value in os.getloadavg()],
     }
@@ -66,6 +68,23 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _numpys_blas() -> str:
+    """Which matrix products NumPy does, such as "openblas 0.3.31, kernels for Haswell".
+
+    The kernels make a difference of two: an environment that sets ``OPENBLAS_CORETYPE`` may hold a
+    processor to half of what it can do.
+    """
+    import numpy  # noqa: F401  # only what is loaded is listed
+
+    found = [info for info in threadpool_info() if info["user_api"] == "blas"]
+    own = [info for info in found if "numpy" in Path(info["filepath"]).parent.name] or found
+    if not own:
+        return "unknown"
+    kernels = own[0].get("architecture")
+    name = f"{own[0]['internal_api']} {own[0]['version']}"
+    return f"{name}, kernels for {kernels}" if kernels else name
 
 
 def _first_line(path: str) -> str | None:

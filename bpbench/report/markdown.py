@@ -74,7 +74,8 @@ def _machine(facts: Mapping[str, Any]) -> str:
     memory = numbers.memory(facts.get("memory_bytes"))
     return (
         f"{facts.get('cpu')}, {facts.get('usable_cpus')} of {facts.get('cpus')} processors usable, "
-        f"{memory} memory, {facts.get('system')}"
+        f"{memory} memory, {facts.get('system')}, NumPy's products by "
+        f"{facts.get('blas', 'an unknown library')}"
     )
 
 
