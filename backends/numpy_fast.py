@@ -10,6 +10,7 @@ Which trick pays how much is in docs/fast_numpy.md; benchmarks/numpy_fast_limits
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ ONE_UPDATE_BYTES = 512 * 1024
 is there, which then is still in the cache, and one gradient's memory serves all layers."""
 
 CHUNK_BYTES = 512 * 1024
-"""So much of the data is gathered at once, at most for ``CHUNK_STEPS`` steps."""
+"""So much of x is gathered at once, and so much of y, each for at most ``CHUNK_STEPS`` steps."""
 
 CHUNK_STEPS = 64
 
@@ -40,47 +41,68 @@ BATCH_SIZES = 2
 
 
 class Chunk:
-    """The batches of up to ``length`` steps: gathered in one call, their losses computed in one."""
+    """The batches of up to ``length`` steps: y gathered in one call, the losses computed in one.
 
-    def __init__(self, network: MLP, layout: Layout, dtype: str, m: int, length: int) -> None:
+    x, which is mostly the larger, is gathered for up to ``batches`` steps.
+    """
+
+    def __init__(self, network: MLP, layout: Layout, dtype: str, m: int, most: int) -> None:
         n_in, n_out = network.sizes[0], network.sizes[-1]
-        self.loss, self.m, self.length = LOSSES[network.loss], m, length
-        self.x = empty((length, m, n_in), dtype)
+
+        def at_once(entries: int) -> int:
+            """How many steps, with so many entries each."""
+            return min(most, max(1, CHUNK_BYTES // (entries * np.dtype(dtype).itemsize)))
+
+        self.loss, self.m = LOSSES[network.loss], m
+        self.length, self.batches = at_once(5 * m * n_out), at_once(m * n_in)
+        self.x = empty((self.batches, m, n_in), dtype)
         self.columns = self.x.transpose(0, 2, 1)
         self.ones_beside_x = layout.folded[0]
         if self.ones_beside_x:
-            self.columns = empty((length, n_in + 1, m), dtype)
+            self.columns = empty((self.batches, n_in + 1, m), dtype)
             self.columns[:, -1] = 1
-        self.rows_of_y = empty((length, m, n_out), dtype)
-        self.y, self.scaled_y, self.for_loss, self.spare = empty((4, length, n_out, m), dtype)
-        self.sums, self.weight, self.total = empty((3, length, m), dtype)
+        self.rows_of_y = empty((self.length, m, n_out), dtype)
+        self.y, self.scaled_y, self.for_loss, self.spare = empty((4, self.length, n_out, m), dtype)
+        self.sums, self.weight, self.total = empty((3, self.length, m), dtype)
         self.ones = np.ones(n_out, dtype)
-        self.penalty = np.zeros(length, dtype)
-        self.slots = [self._slot(k) for k in range(length)]
+        self.penalty = np.zeros(self.length, dtype)
+        self.slots = [self._slot(k) for k in range(self.length)]
 
     def _slot(self, k: int) -> tuple[Any, ...]:
         """What the names of STEP_SLOTS stand for in step k."""
-        columns, logits = self.columns[k], self.for_loss[k].reshape(-1)
+        columns, logits = self.columns[k % self.batches], self.for_loss[k].reshape(-1)
         return (
             columns.T, columns, columns.dot, self.y[k], self.scaled_y[k], self.weight[k],
             self.for_loss[k], partial(logits.dot, logits), self.total[k],
             self.penalty[k : k + 1].reshape(()),
         )  # fmt: skip
 
-    def gather(self, x: Array, y: Array, rows: Array, scale: Array) -> list[tuple[Any, ...]]:
-        """Fill as many slots as there are ``rows``, (k, m), of x and y."""
+    def gather(
+        self, x: Array, y: Array, rows: Array, scale: Array
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """The slots of the steps on ``rows``, (k, m), of x and y: as many at a time as are filled.
+
+        Those given before are then filled anew.
+        """
+        self._gather_y(y, rows, scale)
+        for start in range(0, len(rows), self.batches):
+            some = rows[start : start + self.batches]
+            k = len(some)
+            # "clip", because take into a buffer copies it twice to be able to raise; rows are
+            # checked
+            x.take(some, 0, self.x[:k], "clip")
+            if self.ones_beside_x:
+                self.columns[:k, :-1] = self.x[:k].transpose(0, 2, 1)
+            yield self.slots[start : start + k]
+
+    def _gather_y(self, y: Array, rows: Array, scale: Array) -> None:
         k = len(rows)
-        # "clip", because take into a buffer copies it twice to be able to raise; rows are checked
-        x.take(rows, 0, self.x[:k], "clip")
-        if self.ones_beside_x:
-            self.columns[:k, :-1] = self.x[:k].transpose(0, 2, 1)
         y.take(rows, 0, self.rows_of_y[:k], "clip")
         self.y[:k] = self.rows_of_y[:k].transpose(0, 2, 1)
         if self.loss.of_logits:
             np.multiply(self.y[:k], scale, self.scaled_y[:k])
             self.rows_of_y[:k].reshape(-1, len(self.ones)).dot(self.ones, self.sums[:k].ravel())
             np.multiply(self.sums[:k], scale, self.weight[:k])
-        return self.slots[:k]
 
     def losses(self, k: int, l2: float) -> Array:
         """The mean losses of the first k steps, 0.5 * l2 * sum of W^2 included."""
@@ -102,9 +124,7 @@ class Trainer:
         self, network: MLP, layout: Layout, P: Array, G: Array, update: Update, m: int
     ) -> None:
         dtype = str(P.dtype)
-        slot_bytes = P.itemsize * m * (network.sizes[0] + 4 * network.sizes[-1])
-        length = min(CHUNK_STEPS, max(1, CHUNK_BYTES // slot_bytes))
-        self.chunk = Chunk(network, layout, dtype, m, length)
+        self.chunk = Chunk(network, layout, dtype, m, CHUNK_STEPS)
         self.scale = np.array(update.scale / m, dtype)
         self.l2 = update.optimizer.l2
         whole = len(G) == layout.size
@@ -137,7 +157,8 @@ class Trainer:
         losses = np.empty(len(order), x.dtype)
         for start in range(0, len(order), self.chunk.length):
             rows = order[start : start + self.chunk.length]
-            self.steps(self.chunk.gather(x, y, rows, self.scale))
+            for slots in self.chunk.gather(x, y, rows, self.scale):
+                self.steps(slots)
             losses[start : start + len(rows)] = self.chunk.losses(len(rows), self.l2)
         return losses
 
@@ -213,10 +234,9 @@ class FastModel(Model):
         chunk = Chunk(self.network, self.layout, dtype, m, 1)
         target = cotangent if y is None else y
         assert target is not None
+        (slots,) = chunk.gather(x, target, np.arange(m)[None], np.array(1 / m, dtype))
         with np.errstate(over="ignore"):
-            found.plan.written_out()(
-                chunk.gather(x, target, np.arange(m)[None], np.array(1 / m, dtype))
-            )
+            found.plan.written_out()(slots)
         return Backpropagation(
             loss=None if y is None else chunk.losses(1, l2)[0],
             z=tuple(sign * z.T for sign, z in zip(self.signs, found.z, strict=True)),
