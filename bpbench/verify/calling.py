@@ -169,21 +169,8 @@ class Caller:
         third = self._ask_once(probe)
         if third.answer is None or not third.whole:
             return first
-        growth = _difference(second.answer, first.answer)
-        again = _difference(third.answer, second.answer)
-        if _same(growth, again) and any(g.any() for g in growth.W):
-            say = (
-                "the same arguments give more each time: every call adds its gradients to those of "
-                "the calls before. Set the gradients to zero before each pass"
-            )
-            last = len(probe.W) - 1
-            problem = Finding("accumulated", last, "dW", say)
-            return replace(first, answer=growth, problems=(*first.problems, problem))
-        say = (
-            "the same arguments give other gradients the second time. Switch dropout and noise off "
-            "to verify, and look for state that is kept between calls"
-        )
-        return replace(first, problems=(*first.problems, _other(say)))
+        answer, problem = _changing([first.answer, second.answer, third.answer])
+        return replace(first, answer=answer, problems=(*first.problems, problem))
 
     def _ask_once(self, probe: Probe) -> Reply:
         if not self.layout.single:
@@ -341,6 +328,75 @@ def _same(one: Answer, other: Answer) -> bool:
         if np.abs(a - b).max(initial=0) > 1e-6 * size:
             return False
     return True
+
+
+def _changing(answers: Sequence[Answer]) -> tuple[Answer, Finding]:
+    """Why three answers to the same question differ, and the gradient that is behind them."""
+    first, second, third = answers
+    growth, again = _difference(second, first), _difference(third, second)
+    last = len(first.W) - 1
+    rest = _ratio(again, growth)
+    if rest is not None and abs(rest - 1) < 1e-6:
+        say = (
+            "the same arguments give more each time: every call adds its gradients to those of "
+            "the calls before. Set the gradients to zero before each pass"
+        )
+        return growth, Finding("accumulated", last, "dW", say)
+    factors = _ratio(second, first), _ratio(third, second)
+    shrinks = factors[0] is not None and factors[0] < 1
+    if rest is not None and 0 < rest < 1 and not shrinks:
+        say = (
+            f"the same arguments give {rest:.4g} times what they gave before, and more: each call "
+            "adds its gradients to what is kept of the calls before, as momentum does. Return the "
+            "gradient; momentum belongs into the step"
+        )
+        return _less(second, first, growth, rest), Finding("momentum mixed in", last, "dW", say)
+    if factors[0] is not None and factors[1] is not None:
+        say = (
+            "the same arguments give the same gradients by another factor at each call "
+            f"({factors[0]:.4g} times, then {factors[1]:.4g} times): look for a learning rate that "
+            "decays, or a counter that goes on"
+        )
+        return first, Finding("factor of its own in each call", None, None, say)
+    arrays = (("dW", growth.W, first.W), ("db", growth.b, first.b))
+    places = [
+        (name, layer)
+        for name, moved, of_first in arrays
+        for layer, g in enumerate(moved)
+        if np.abs(g).max(initial=0) > 1e-6 * np.abs(of_first[layer]).max(initial=0)
+    ]
+    every = len(places) == len(first.W) + len(first.b)
+    shown = "" if every else f" ({', '.join(f'{n}[{i}]' for n, i in places)}, the others do not)"
+    say = (
+        f"the same arguments give other gradients the second time{shown}. Switch dropout and noise "
+        "off to verify, and look for state that is kept between calls. The rest of what is wrong "
+        "cannot be told before that"
+    )
+    return first, _other(say)
+
+
+def _ratio(one: Answer, other: Answer) -> float | None:
+    """The number by which ``other`` is to be multiplied to give ``one``; None if there is none."""
+    pairs = list(zip((*one.W, *one.b), (*other.W, *other.b), strict=True))
+    square = sum(float((b * b).sum()) for _, b in pairs)
+    if not square:
+        return None
+    factor = sum(float((a * b).sum()) for a, b in pairs) / square
+    scaled = Answer(tuple(factor * w for w in other.W), tuple(factor * v for v in other.b))
+    return factor if _same(one, scaled) else None
+
+
+def _less(second: Answer, first: Answer, growth: Answer, share: float) -> Answer:
+    """The second answer less a share of the first, in the arrays that change."""
+
+    def less(s: Array, f: Array, g: Array) -> Array:
+        return s - share * f if np.abs(g).max(initial=0) > 1e-9 * np.abs(f).max(initial=0) else f
+
+    return Answer(
+        tuple(map(less, second.W, first.W, growth.W)),
+        tuple(map(less, second.b, first.b, growth.b)),
+        first.loss,
+    )
 
 
 def _difference(one: Answer, other: Answer) -> Answer:

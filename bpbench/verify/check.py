@@ -23,6 +23,7 @@ from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.examine import (
     DIGITS_LOST,
     FLOAT32,
+    NOTHING,
     SATURATED,
     Explained,
     Family,
@@ -200,16 +201,26 @@ def _report(
 
     telling = _telling(mine, others)
     low = _lower_precision(caller, main)
-    explained = explain(telling, "float32" if low else caller.dtype, exact=not low)
+    precision = "float32" if low else caller.dtype
+    noisy = any(p.mistake == "not deterministic" for p in telling.problems)
+    explained = NOTHING if noisy else explain(telling, precision, exact=not low)
+    if not (explained.complete or noisy or not mine.wrong or not mine.ran or telling is mine):
+        at_home = explain(mine, precision, exact=not low)
+        if at_home.complete:  # made for its own sizes, on others it computes something else
+            telling, explained = mine, at_home
     forms = [*main.problems, *mine.problems]
     if telling.wrong:  # a transpose that the caller's equal neighbours hide
         forms += [p for p in telling.problems if p.mistake == "dW transposed"]
     said: list[Finding] = [*hints, *(p for p in forms if p.mistake not in VAGUE)]
     said += low
-    if telling.wrong and not explained.complete:
+    if telling.wrong and not explained.complete and not noisy:
         said += ignored(caller, telling.replies[0])
-    if telling.wrong:  # what is unknown elsewhere says nothing of sizes on which nothing runs
-        said += [f for f in explained.findings if mine.ran or f.mistake != "unknown"]
+    if telling.wrong:
+        # what is unknown elsewhere says nothing of sizes on which nothing runs, and the factor
+        # that is another in each call makes all unknown
+        vary = any(f.mistake == "factor of its own in each call" for f in said)
+        known_only = not mine.ran or vary
+        said += [f for f in explained.findings if not known_only or f.mistake != "unknown"]
     places = ran[0] if ran and ran[0] is others[0] else main
     if explained.complete:
         said += special(caller, places, mine.replies[0].probe.network)
@@ -274,9 +285,15 @@ def _limits(mine: Family, ran: Sequence[Family], dtype: str) -> tuple[Finding, .
         limits = []
     elsewhere = next((family for family in ran if family.wrong), None)
     if elsewhere is not None:
+        findings = explain(elsewhere, dtype).findings
+        if all(finding.mistake == "unknown" for finding in findings):
+            where = _listed([reply.probe for reply in elsewhere.replies])
+            say = "right for your sizes, but not for all: are sizes written into the code? "
+            say += f"(It runs on {where}, and gives something else there)"
+            return once([*limits, Finding("right for its own sizes only", None, None, say)])
         limits += [
             replace(finding, say=f"right for your sizes, but not for all: {finding.say}")
-            for finding in explain(elsewhere, dtype).findings
+            for finding in findings
         ]
     return once(limits)
 

@@ -159,6 +159,10 @@ class Explained:
     loss: Finding | None
 
 
+NOTHING = Explained((), False, None)
+"""Where answers change from call to call, so that no formula fits them."""
+
+
 def explain(family: Family, dtype: str, exact: bool = True) -> Explained:
     """What explains a family's gradients and losses.
 
@@ -243,27 +247,37 @@ def ignored(caller: Caller, reply: Reply) -> list[Finding]:
     probe = reply.probe
     rng = np.random.default_rng(0)
     other = probes.expected_outputs(probe.network, probe.samples, rng)
-    trials: list[tuple[str, int | None, str, Probe]] = [
-        ("x", None, "x", replace(probe, x=probe.x + rng.standard_normal(probe.x.shape))),
-        ("y", None, "y", replace(probe, y=1 - other if np.allclose(other, probe.y) else other)),
+    x = [replace(probe, x=probe.x + s * rng.standard_normal(probe.x.shape)) for s in STEPS]
+    y = replace(probe, y=1 - other if np.allclose(other, probe.y) else other)
+    trials: list[tuple[str, int | None, str, list[Probe]]] = [
+        ("x", None, "x", x),
+        ("y", None, "y", [y]),
     ]
     for layer in range(len(probe.W)):
-        trials.append((f"W[{layer}]", layer, "W", replace(probe, W=_moved(probe.W, layer, rng))))
+        W = [replace(probe, W=_moved(probe.W, layer, step, rng)) for step in STEPS]
+        trials.append((f"W[{layer}]", layer, "W", W))
         if probe.b:
-            trials.append(
-                (f"b[{layer}]", layer, "b", replace(probe, b=_moved(probe.b, layer, rng)))
-            )
+            b = [replace(probe, b=_moved(probe.b, layer, step, rng)) for step in STEPS]
+            trials.append((f"b[{layer}]", layer, "b", b))
     for place, at, tensor, changed in trials:
-        if reply.same_as(caller.ask(changed)):
+        if all(reply.same_as(caller.ask(other)) for other in changed):
             say = f"what the function returns does not depend on {place}"
             say += ": it uses an array of its own, or none. Use the arguments"
             found.append(Finding("arguments ignored", at, tensor, say))
     return found
 
 
-def _moved(arrays: tuple[Array, ...], layer: int, rng: np.random.Generator) -> tuple[Array, ...]:
+STEPS = (0.1, 1.0, 30.0)
+"""How far arguments are moved: what is rounded, or the largest of several, changes with large steps
+only.
+"""
+
+
+def _moved(
+    arrays: tuple[Array, ...], layer: int, step: float, rng: np.random.Generator
+) -> tuple[Array, ...]:
     """The arrays with those of one layer changed."""
-    changed = arrays[layer] + 0.1 * rng.standard_normal(arrays[layer].shape)
+    changed = arrays[layer] + step * rng.standard_normal(arrays[layer].shape)
     return (*arrays[:layer], changed, *arrays[layer + 1 :])
 
 
@@ -328,13 +342,25 @@ def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:
         return []
     say = (
         f"layer {last} (the output): where a probability is exactly 0 or 1, {what}; this shows "
-        "nowhere else. Use log-softmax, or the logits' form, whose delta is a - y. Certain"
+        f"nowhere else. {_stable(network, broken)}. Certain"
     )
     tensor = "loss" if what.startswith("the loss") else "delta"
     return [Finding(SATURATED, last, tensor, say)]
 
 
 SATURATED = "log of a saturated probability"
+
+
+def _stable(network: MLP, broken: bool) -> str:
+    """What to compute instead of a probability's logarithm, or of a softmax that overflows."""
+    if network.output == "softmax" and broken:
+        return (
+            "Take the largest z of each sample from z before exp, and a - y for delta, which "
+            "divides by nothing"
+        )
+    if network.output == "softmax":
+        return "Use log-softmax, or the logits' form, whose delta is a - y"
+    return "Use the logits' form, whose delta is a - y"
 
 
 def _far(family: Family) -> bool:

@@ -12,8 +12,10 @@ REMEDIES: dict[str, str] = {
     "mean over outputs too": "sum the loss over the outputs; average it over the samples only",
     "half missing or extra": "loss and gradient disagree on the 1/2",
     "sign": "the error is a - y, not y - a, and the gradient is what is subtracted",
-    "learning rate folded in": "return the gradient, not the step",
-    "constant factor": "look for a learning rate or a constant that only this array got",
+    "learning rate folded in": "return the gradient, not the step, or look for another constant "
+    "of this size",
+    "constant factor": "look for a learning rate, or another constant of this size",
+    "logarithm of another base": "the loss has the natural logarithm",
     "divided by the wrong axis": "divide by the number of samples: check which axis holds them",
     "divided by m - 1": "the loss is the mean over the samples: divide by m",
     "hard-coded batch size": "divide by the number of samples that came, not by a fixed one",
@@ -28,6 +30,7 @@ REMEDIES: dict[str, str] = {
     "diagonal of the softmax Jacobian only": "the off-diagonal terms -a_i a_j are missing; with "
     "cross-entropy delta is a - y",
     "labels shifted": "check the one-hot encoding and whether classes count from 0",
+    "labels changed": "use y as it is given",
     "labels inverted": "check what 1 means in y",
     "labels of other samples": "keep the rows of x and y in the same order",
     "labels scaled to -1 and 1": "use y as it is, from 0 to 1",
@@ -41,6 +44,8 @@ REMEDIES: dict[str, str] = {
     "absolute error's derivative": "the derivative of (a - y)^2 / 2 is a - y",
     "predictions rounded": "train on the outputs themselves, not on the rounded ones",
     "cross-entropy's derivative": "the squared error's derivative is a - y",
+    "1/m in one term only": "divide a - y as a whole",
+    "error averaged over its entries": "every output of every sample has an error of its own",
     "epsilon in the denominator": "use the logits' form, a - y, which divides by nothing",
     "log of a saturated probability": "use log-softmax, or the logits' form a - y",
     "y of shape (m,) against (m,1)": "reshape y to (m, 1): (m, 1) - (m,) is (m, m)",
@@ -69,6 +74,7 @@ REMEDIES: dict[str, str] = {
     "error sent back without f'": "send delta back, which has f' in it",
     "delta of another layer": "use the delta of the layer just above",
     "W missing on the way back": "multiply delta by W of the layer above",
+    "bias column dropped at the wrong end": "drop the column that belongs to the ones",
     "averaged over the samples on the way back": "sum over the samples only in dW and db",
     # dW
     "dW transposed": "swap the two sides of the outer product",
@@ -78,6 +84,7 @@ REMEDIES: dict[str, str] = {
     "absolute value": "keep the sign",
     "gradient rounded": "do not round",
     "clipping": "switch clipping off to verify",
+    "sum not reset in a loop": "set the sum to zero inside the loop, before each turn",
     "a loop ends too early": "check where the loop starts and ends",
     "dW zero": "fill it",
     "layers in reverse order": "return the gradients in the order of the layers",
@@ -103,6 +110,8 @@ REMEDIES: dict[str, str] = {
     "another activation in the forward pass": "use the network's activation, or describe the "
     "network with yours",
     "activation missing in the forward pass": "apply the activation",
+    "z normalised in the forward pass": "switch batch or layer normalisation off to verify",
+    "z scaled in the forward pass": "take z as it is: a temperature is no part of the network",
     "softmax over the wrong axis": "normalise each sample by itself",
     # Precision and behaviour
     "float32 somewhere": "look for a cast, a float32 constant or array",

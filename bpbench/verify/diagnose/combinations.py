@@ -26,11 +26,14 @@ class Terms(NamedTuple):
     Attributes:
         columns: (m, n) arrays, for each probe.
         read: the weights -> what they say; None where they are not this mistake.
+        shared: how many of the weights, from the first, must be the same in every probe; all
+            where None.
     """
 
     mistake: str
     columns: list[list[Array]]
     read: Callable[[Array], str | None]
+    shared: int | None = None
 
 
 def combinations(
@@ -52,14 +55,14 @@ def combinations(
     if evidence.proportional(right) is not None:
         return found  # a factor, not a sum
     last = layer == case.layers - 1
-    kinds = _output(case, chain, right) if last else _hidden(case, chain, layer)
+    kinds = _output(case, chain, evidence) if last else _hidden(case, chain, layer)
     for terms in [*kinds, *_slopes(case, chain, layer, errors)]:
         weights, explained = evidence.combined(terms.columns)
         if not explained:
             continue
         mean = np.mean(weights, axis=0)
         size = float(np.abs(mean).max())
-        if np.abs(np.array(weights) - mean).max() > 1e-5 * size:
+        if np.abs(np.array(weights) - mean)[:, : terms.shared].max() > 1e-5 * size:
             continue
         say = terms.read(mean)
         if say is None:
@@ -114,7 +117,7 @@ def _hidden(case: Case, chain: Chain, layer: int) -> Iterator[Terms]:
 # ── The output: labels and epsilons ────────────────────────────────────────────────────────────
 
 
-def _output(case: Case, chain: Chain, right: Arrays) -> Iterator[Terms]:
+def _output(case: Case, chain: Chain, evidence: LayerEvidence) -> Iterator[Terms]:
     squared = case.probes[0].network.loss == "half_squared_error"
 
     def labels(i: int, probe: Probe, reading: Reading) -> list[Array]:
@@ -127,25 +130,50 @@ def _output(case: Case, chain: Chain, right: Arrays) -> Iterator[Terms]:
             return None
         return f"the error is a {weights[1]:+.4g} y {weights[2]:+.4g} / n_L, not a - y"
 
+    def read_rescaled(weights: Array) -> str | None:
+        if abs(weights[0] - 1) > 1e-5:
+            return None
+        return "y is rescaled and shifted, in each batch by numbers of its own"
+
     if case.probes[0].network.output != "softmax" or not squared:
         yield Terms("labels changed", _each(case, chain, labels), read_labels)
+        yield Terms("labels changed", _each(case, chain, labels), read_rescaled, shared=1)
 
-    if squared:
-        return
+    if not squared:
+        yield from _epsilons(case, chain, evidence)
 
-    def epsilon(i: int, probe: Probe, reading: Reading) -> list[Array]:
-        o, y, m = reading.a[-1], probe.y, probe.samples
-        both = y / o**2
-        if probe.network.loss == "binary_cross_entropy":
-            both = both - (1 - y) / (1 - o) ** 2
-        return [right[i], times_slope(reading, both / m)]
 
-    def read_epsilon(weights: Array) -> str | None:
-        if abs(weights[0] - 1) > 1e-5 or not 0 < weights[1] < 1e-3:
+def _epsilons(case: Case, chain: Chain, evidence: LayerEvidence) -> Iterator[Terms]:
+    """dL/da of a cross-entropy with a small number added where a probability is divided by."""
+    both = case.probes[0].network.loss == "binary_cross_entropy"
+
+    def delta(probe: Probe, reading: Reading, e: float, power: int) -> Array:
+        """The delta with epsilon e (power 1), or how it grows with e (power 2)."""
+        o, y = reading.a[-1], probe.y
+        slope = y / (o + e) ** power
+        if both:
+            slope = slope - (1 - y) / (1 - o + e) ** power
+        return times_slope(reading, (slope if power == 2 else -slope) / probe.samples)
+
+    def columns(e: float) -> list[list[Array]]:
+        return _each(case, chain, lambda _, p, r: [delta(p, r, e, 1), delta(p, r, e, 2)])
+
+    e = 0.0
+    for _ in range(6):  # Newton's steps
+        weights, _ = evidence.combined(columns(e))
+        mean = np.mean(weights, axis=0)
+        if not np.isfinite(mean).all() or not abs(mean[0] - 1) < 0.1:
+            return
+        e += float(mean[1] / mean[0])
+        if not 0 < e < 1e-2:
+            return
+
+    def read(weights: Array) -> str | None:
+        if abs(weights[0] - 1) > 1e-5:
             return None
-        return f"a probability is divided by with {weights[1]:.2g} added to it"
+        return f"a probability is divided by with {e:.2g} added to it"
 
-    yield Terms("epsilon in the denominator", _each(case, chain, epsilon), read_epsilon)
+    yield Terms("epsilon in the denominator", columns(e), read)
 
 
 # ── f' that is some other formula ──────────────────────────────────────────────────────────────

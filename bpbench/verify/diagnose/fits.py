@@ -187,8 +187,12 @@ def _named(
         return Factor(1.7, (("hard-coded batch size", say),))
     else:
         say = f"it is {constant:.6g} times what it should be in every probe"
-        name = "learning rate folded in" if tensor == "delta" else "constant factor"
-        return Factor(1.1, ((name, say),))
+        base = next((b for b in (2, 10) if abs(constant * np.log(b) - 1) < 1e-9), None)
+        if base is not None:
+            say += f", which is 1 / ln {base}"
+            return Factor(1.05, (("logarithm of another base", say),))
+        step = tensor == "delta" and abs(constant) < 1
+        return Factor(1.1, (("learning rate folded in" if step else "constant factor", say),))
     if len(powers) == 2 and {p for _, p in powers} == {1, -1} and "m" in exponents:
         wrong = next(name for name in exponents if name != "m")
         if exponents["m"] == 1 and wrong == "m - 1":

@@ -41,6 +41,8 @@ def some_of(delta: Array) -> Iterator[Guess]:
         rows = np.arange(m)[:, None]
         yield guess(wrong, "only the last sample counts", delta * (rows == m - 1))
         yield guess(wrong, "only the first sample counts", delta * (rows == 0))
+        say = "to each sample's delta those of the samples before are added"
+        yield guess("sum not reset in a loop", say, np.cumsum(delta, axis=0))
         short = "a loop ends too early"
         yield guess(short, "the last sample is left out", delta * (rows < m - 1))
         yield guess(short, "the first sample is left out", delta * (rows > 0))

@@ -61,6 +61,9 @@ def backs(
     mean = np.broadcast_to(delta.mean(axis=0) @ W, (m, n))
     if m > 1:
         yield guess("averaged over the samples on the way back", say, np.array(mean))
+    if n > 1:
+        say = "to the error of each unit those of the units before are added"
+        yield guess("sum not reset in a loop", say, np.cumsum(delta @ W, axis=1))
     yield guess("absolute value of W", "|W| is used on the way back", delta @ np.abs(W))
     yield guess("sign of W", "only the sign of W is used on the way back", delta @ np.sign(W))
     yield guess("W squared", "W^2 is used on the way back", delta @ W**2)
@@ -71,6 +74,24 @@ def backs(
         yield Guess(each.mistakes, delta @ each.value)
     for each in some_of(delta):
         yield Guess(each.mistakes, each.value @ W)
+
+
+def _bias_column(
+    probe: Probe, layer: int, deltas: Sequence[Array | None], back: Array, slope: Array
+) -> Iterator[Guess]:
+    """The units moved by one, by code that keeps b as a row of W beside a column of ones in a."""
+    delta = deltas[layer + 1]
+    if not probe.b or delta is None or back.shape[1] < 2:
+        return
+    wrong = "bias column dropped at the wrong end"
+    say = "the units are moved by one: the column of ones is kept, and the {} unit is dropped"
+    ones = (delta @ probe.b[layer + 1])[:, None]
+    zero = np.zeros_like(ones)  # what a(1-a) makes of a column of ones
+    whole, last, first = back * slope, say.format("last"), say.format("first")
+    yield guess(wrong, last, np.hstack([zero, whole[:, :-1]]))
+    yield guess(wrong, last, np.hstack([ones, back[:, :-1]]) * slope)
+    yield guess(wrong, first, np.hstack([whole[:, 1:], zero]))
+    yield guess(wrong, first, np.hstack([back[:, 1:], ones]) * slope)
 
 
 def hidden_deltas(
@@ -96,6 +117,7 @@ def hidden_deltas(
     yield from some_of(back * slope)
     yield from misshapen(back * slope, "delta")
     yield guess("f' added, not multiplied", "f'(z) is added to the error", back + slope)
+    yield from _bias_column(probe, layer, deltas, back, slope)
     for each in comes[1:]:
         for factor in factors[1:12]:
             yield Guess((*each.mistakes, *factor.mistakes), each.value * factor.value)

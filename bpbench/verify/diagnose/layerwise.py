@@ -19,7 +19,7 @@ from bpbench.verify.diagnose.evidence import Explanation, LayerEvidence, Mistake
 from bpbench.verify.diagnose.gradients import bias_gradients, weight_gradients
 from bpbench.verify.diagnose.guesses import Guess
 from bpbench.verify.diagnose.hidden_deltas import hidden_deltas
-from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas
+from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas, paired_otherwise
 from bpbench.verify.diagnose.probe import usable
 from bpbench.verify.diagnose.unexplained import lengths_of, pattern
 
@@ -108,12 +108,16 @@ def _said_decay(k: Array, l2: Array) -> str:
 
 
 def _clipped(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> list[Guess] | None:
-    """The right arrays cut off at the largest size that was found; None where none is larger."""
+    """The right arrays cut off at the largest size that was found; None where too few entries are
+    larger to tell, or where every probe would have a limit of its own.
+    """
     limits = [float(np.abs(array).max(initial=0)) for array in found]
-    if not any(
-        np.abs(array).max(initial=0) > 1.000001 * limit
+    cut = [
+        int((np.abs(array) > 1.000001 * limit).sum())
         for array, limit in zip(right, limits, strict=True)
-    ):
+    ]
+    reached = [limit for limit, entries in zip(limits, cut, strict=True) if entries]
+    if sum(cut) < 3 or not np.allclose(reached, reached[0], rtol=1e-6):
         return None
     key = (("clipping", f"{tensor}'s entries stop at the same largest size"),)
     return [
@@ -168,7 +172,7 @@ class _Layer:
             ]
         together, alone_W, alone_b = self.evidence.explain(self._guesses())
         found = [*self._joint(together), *self._proportional()]
-        if not together:
+        if not together or self.evidence.exact(self.right)[1]:
             found += self._apart(alone_W, alone_b)
         if min((chain.cost for chain in found), default=np.inf) - self.chain.cost > 1.9:
             found += combinations(
@@ -192,6 +196,8 @@ class _Layer:
             with np.errstate(all="ignore"):
                 if self.layer == layers - 1:
                     of_probe = list(output_deltas(probe, reading))
+                    if implied is not None:
+                        of_probe.append(paired_otherwise(probe, reading, implied[i]))
                 else:
                     deltas = self.chain.above(self.chain.deltas, i, layers)
                     errors = self.chain.above(self.chain.errors, i, layers)

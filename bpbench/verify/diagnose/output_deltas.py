@@ -82,6 +82,13 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
         for each in slopes(probe, reading, layer, slope):
             if each.mistakes and each.mistakes[0][0] != "output f' missing":
                 yield Guess(each.mistakes, slope * each.value)
+        hard = np.eye(o.shape[1])[o.argmax(axis=1)] if o.shape[1] > 1 else np.round(o)
+        for say, wrong in (("chosen class", hard), ("rounded output", np.round(o))):
+            yield guess("predictions rounded", f"the error is that of the {say}", (wrong - y) / m)
+        yield guess("1/m in one term only", "y is not divided by m, as a is", o / m - y)
+        yield guess("1/m in one term only", "a is not divided by m, as y is", o - y / m)
+        for say, wrong in _levelled(o - y):
+            yield guess("error averaged over its entries", say, wrong / m)
     if reading.functions[-1] == "softmax":
         yield from _jacobians(o, error if loss == "half_squared_error" else slope)
     chosen = np.eye(o.shape[1])[o.argmax(axis=1)]
@@ -116,10 +123,22 @@ def _squared_errors(probe: Probe, reading: Reading) -> Iterator[Guess]:
         ("root of the squared error", "the error is divided by its row's length",
          (o - y) / np.sqrt(((o - y) ** 2).sum(axis=1, keepdims=True))),
         ("relative error", "the error is divided by y", (o - y) / np.where(y == 0, np.nan, y)),
+        ("1/m in one term only", "y is not divided by m, as a is", o - m * y),
+        ("1/m in one term only", "a is not divided by m, as y is", m * o - y),
+        *(("error averaged over its entries", say, e) for say, e in _levelled(o - y)),
     )  # fmt: skip
     for mistake, say, error in wrong:
         yield guess(mistake, say, times_slope(reading, error / m))
         yield Guess(((mistake, say), ("output f' missing", "f'(z) is missing")), error / m)
+
+
+def _levelled(error: Array) -> Iterator[tuple[str, Array]]:
+    """An error of which only a mean is left, in the place of each entry."""
+    names = {1: "each sample has one error, the mean over its outputs",
+             0: "each output has one error, the mean over the samples",
+             None: "there is one error, the mean over everything"}  # fmt: skip
+    for axis, say in names.items():
+        yield say, np.broadcast_to(error.mean(axis=axis, keepdims=True), error.shape)
 
 
 def _jacobians(a: Array, error: Array) -> Iterator[Guess]:
@@ -153,3 +172,19 @@ def _labels(probe: Probe, reading: Reading) -> Iterator[Guess]:
         error = (o - wrong) / m
         squared = probe.network.loss == "half_squared_error"
         yield guess(mistake, say, times_slope(reading, error) if squared else error)
+
+
+def paired_otherwise(probe: Probe, reading: Reading, delta: Array) -> Guess:
+    """The error with the rows of y that make it most like a delta that was found, (m, n_L)."""
+    o, y, m = reading.a[-1], probe.y, probe.samples
+    errors = (o[:, None, :] - y[None, :, :]) / m  # (m, m, n_L): sample i against row j of y
+    if probe.network.loss == "half_squared_error":
+        errors = np.stack([times_slope(reading, errors[:, j]) for j in range(m)], axis=1)
+    miss = np.abs(errors - delta[:, None, :]).max(axis=2)
+    if y.shape[1] > 1:  # a direction tells of the row, whatever the factor
+        length = np.linalg.norm(errors, axis=2) * np.linalg.norm(delta, axis=1)[:, None]
+        with np.errstate(all="ignore"):
+            miss = -np.abs((errors * delta[:, None, :]).sum(axis=2)) / length
+    rows = np.where(np.isfinite(miss), miss, np.inf).argmin(axis=1)
+    say = "x and y are in different orders: y is that of other samples"
+    return guess("labels of other samples", say, errors[np.arange(m), rows])

@@ -6,7 +6,7 @@ has more inputs than there are samples, the rows of its dW lie in the span of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,18 @@ class Change:
     function: str | None = None
     transpose: bool = False
     sign: float = 1.0
+    norm: str | None = None
+
+
+NORMS: Mapping[str, Callable[[Array], Array]] = {
+    "centred over the samples": lambda z: z - z.mean(axis=0),
+    "standardised over the samples": lambda z: (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-300),
+    "centred over the units": lambda z: z - z.mean(axis=1, keepdims=True),
+    "standardised over the units": lambda z: (
+        (z - z.mean(axis=1, keepdims=True)) / (z.std(axis=1, keepdims=True) + 1e-300)
+    ),
+}
+"""What is left of a batch or layer normalisation."""
 
 
 def changes(name: str, bias: bool, square: bool, last: bool) -> Iterator[Change]:
@@ -84,6 +96,14 @@ def changes(name: str, bias: bool, square: bool, last: bool) -> Iterator[Change]
             "activation applied twice", "a", f"{name} is applied twice", function=f"{name} twice"
         )
         yield Change("sign of z in the forward pass", "z", f"{name} is given -z", sign=-1)
+    if not last:
+        for norm in NORMS:
+            yield Change("z normalised in the forward pass", "z", f"z is {norm}", norm=norm)
+    elif name in ("softmax", "sigmoid"):
+        for scale in (0.5, 2.0):
+            yield Change(
+                "z scaled in the forward pass", "z", f"{name} is given {scale:g} z", sign=scale
+            )
     if square:
         yield Change(
             "W transposed in the forward pass", "z", "z is computed with W transposed",
@@ -122,6 +142,8 @@ def step(probe: Probe, layer: int, below: Array, change: Change | None) -> tuple
     z = below @ (W if change.transpose else W.T)
     if probe.b:
         z = z + change.bias * probe.b[layer]
+    if change.norm is not None:
+        z = NORMS[change.norm](z)
     name = change.function or name
     with np.errstate(all="ignore"):
         return change.sign * z, function_of(name)(change.sign * z)[0], name

@@ -1,0 +1,278 @@
+"""Which forward passes does what was found allow? From the input up.
+
+Where a layer has more inputs than there are samples, dW shows which input was used, whatever delta
+was; other forward passes are tried where the right one leaves something unexplained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from bpbench.network import Array
+from bpbench.verify.diagnose import readings
+from bpbench.verify.diagnose.chains import UNKNOWN, Arrays, Case, Chain, Mistake, follow
+from bpbench.verify.diagnose.evidence import aligned
+from bpbench.verify.diagnose.gradients import inputs as inputs_of
+from bpbench.verify.diagnose.layerwise import evidence_of, explain_layer, right_delta
+from bpbench.verify.diagnose.probe import Answer, Probe, usable
+from bpbench.verify.diagnose.readings import Change
+
+Local = tuple[tuple[str, str], Arrays]
+"""What is wrong with a layer's input in its dW alone, and that input."""
+Locals = dict[int, Local]
+
+
+def starts(case: Case) -> Iterator[Chain]:
+    """The forward passes, and the inputs of dW, that what was found allows."""
+    states: list[tuple[dict[int, Change], Locals]] = [({}, {})]
+    for layer in range(case.layers):
+        states = [new for state in states for new in _allow(case, layer, *state)][:6]
+    for changed, local in states:
+        yield _start(case, changed, local)
+
+
+def _start(case: Case, changed: Mapping[int, Change], local: Mapping[int, Local]) -> Chain:
+    read = tuple(readings.read(probe, changed) for probe in case.probes)
+    inputs, decays, mistakes = [], [], []
+    for layer in range(case.layers):
+        if layer in local:
+            (name, say), arrays = local[layer]
+            mistakes.append(Mistake(name, layer, "dW", say))
+        else:
+            arrays = _inputs(case, read, layer)
+        inputs.append(arrays)
+        decays.append(_decay(case, layer, arrays))
+    mistakes += [Mistake(*wrong) for wrong in read[0].wrong]
+    again = len(mistakes) - len({m.name for m in mistakes})
+    return Chain(
+        read, tuple(inputs), tuple(decays), len(mistakes) - 0.3 * again, tuple(mistakes[::-1])
+    )
+
+
+def _inputs(case: Case, read: Sequence[readings.Reading], layer: int) -> Arrays:
+    return tuple(
+        probe.x if layer == 0 else reading.a[layer - 1]
+        for probe, reading in zip(case.probes, read, strict=True)
+    )
+
+
+def _allow(
+    case: Case, layer: int, changed: dict[int, Change], local: Locals
+) -> Iterator[tuple[dict[int, Change], Locals]]:
+    """The ways to go on with a forward pass such that a layer's dW lies in its inputs' span."""
+    read = [readings.read(probe, changed) for probe in case.probes]
+    if not _telling(case, layer) or _spans(case, layer, _inputs(case, read, layer)):
+        yield changed, local
+        return
+    found = False
+    if layer:
+        for change in _changes(case, layer - 1):
+            trial = {**changed, layer - 1: change}
+            retold = [readings.read(probe, trial) for probe in case.probes]
+            if _spans(case, layer, _inputs(case, retold, layer)):
+                found = True
+                yield trial, local
+    guesses = [
+        list(inputs_of(probe, reading, layer))
+        for probe, reading in zip(case.probes, read, strict=True)
+    ]
+    keys, values = aligned(guesses)
+    for k, mistakes in enumerate(keys):
+        arrays = tuple(v[k] for v in values)
+        if mistakes and _spans(case, layer, arrays):
+            found = True
+            yield changed, {**local, layer: (mistakes[0], arrays)}
+            break
+    if not found:
+        yield changed, local
+
+
+def lost_inputs(case: Case, chain: Chain) -> int | None:
+    """The lowest layer whose dW was made with no input that is known, by a function whose output is
+    not explained either: its forward pass goes wrong below that layer.
+    """
+    last = case.layers - 1
+    if not any(m.name == UNKNOWN and m.layer == last for m in chain.mistakes):
+        return None
+    return next(
+        (
+            layer
+            for layer in range(case.layers)
+            if _telling(case, layer) and not _spans(case, layer, chain.inputs[layer])
+        ),
+        None,
+    )
+
+
+def _changes(case: Case, layer: int) -> Iterator[Change]:
+    network = case.probes[0].network
+    square = all(p.W[layer].shape[0] == p.W[layer].shape[1] for p in case.probes)
+    last = layer == case.layers - 1
+    yield from readings.changes(network.activations[layer], network.bias, square, last)
+
+
+def _telling(case: Case, layer: int) -> bool:
+    """Whether a layer's dW tells of its inputs at all: whether some probe has fewer samples."""
+    return all(usable(answer.W[layer]) for answer in case.answers) and any(
+        probe.samples < probe.network.sizes[layer] for probe in case.probes
+    )
+
+
+def _spans(case: Case, layer: int, inputs: Sequence[Array]) -> bool:
+    """Whether every dW of a layer is inputs' rows combined, and a multiple of W."""
+    return all(
+        _left_over(probe, answer, layer, below)[2] <= 50 * case.tolerance
+        for probe, answer, below in zip(case.probes, case.answers, inputs, strict=True)
+    )
+
+
+def _left_over(
+    probe: Probe, answer: Answer, layer: int, below: Array
+) -> tuple[float, float, float]:
+    """What dW holds beside its inputs' span: the multiple of W, how far that may be off, and the
+    share of dW that is neither.
+    """
+    dW, W = answer.W[layer], probe.W[layer]
+    size = float(np.abs(dW).max(initial=0))
+    if below.shape[0] >= below.shape[1] or not size or not np.isfinite(below).all():
+        return probe.l2, 0.0, 0.0 if np.isfinite(below).all() else np.inf
+    rows = np.linalg.qr(below.T)[0]  # (n_in, m), an orthonormal basis of the samples
+    left = dW - (dW @ rows) @ rows.T
+    part = W - (W @ rows) @ rows.T
+    k = float((left * part).sum() / (part * part).sum()) if left.size > 1 else 0.0
+    rest = float(np.abs(left - k * part).max())
+    return k, (rest + 1e-13 * size) / float(np.abs(part).max()), rest / size
+
+
+def _decay(case: Case, layer: int, inputs: Arrays) -> Array | None:
+    """The multiple of W in a layer's dW, (P,); None where it cannot be told."""
+    if not all(p.samples < p.network.sizes[layer] for p in case.probes):
+        return None
+    if not all(usable(answer.W[layer]) for answer in case.answers):
+        return None
+    found = [
+        _left_over(probe, answer, layer, below)
+        for probe, answer, below in zip(case.probes, case.answers, inputs, strict=True)
+    ]
+    if any(miss > 50 * case.tolerance for _, _, miss in found):
+        return None
+    l2 = case.probes[0].l2
+    if l2 and any(off > 1e-3 * max(l2, abs(k)) for k, off, _ in found):
+        return None
+    return np.array([k if abs(k) > 30 * off else 0.0 for k, off, _ in found])
+
+
+def changed_output(case: Case, start: Chain) -> Iterator[Chain]:
+    """The start with another forward step of the output layer."""
+    last = case.layers - 1
+    names = {wrong[1]: wrong for wrong in start.readings[0].wrong}
+    for change in [*_changes(case, last), *_scaled(case, start)]:
+        read = tuple(
+            _with_last(probe, reading, change)
+            for probe, reading in zip(case.probes, start.readings, strict=True)
+        )
+        if last in names or not all(np.isfinite(reading.a[-1]).all() for reading in read):
+            continue
+        mistake = Mistake(change.mistake, last, change.tensor, change.say)
+        yield replace(
+            start, readings=read, cost=start.cost + 1, mistakes=(mistake, *start.mistakes)
+        )
+
+
+def _scaled(case: Case, start: Chain) -> Iterator[Change]:
+    """z of an output with a cross-entropy, times the factor that delta = (a - y) / m tells of."""
+    network, last = case.probes[0].network, case.layers - 1
+    if network.loss == "half_squared_error" or not _telling(case, last):
+        return
+    implied, _ = evidence_of(case, start, last).implied()
+    if implied is None:
+        return
+    factors = []
+    for probe, reading, delta in zip(case.probes, start.readings, implied, strict=True):
+        a, z = probe.y + probe.samples * delta, reading.z[-1]
+        if network.output == "softmax":
+            found, z = np.log(a), z - z.mean(axis=1, keepdims=True)
+            found = found - found.mean(axis=1, keepdims=True)
+        else:
+            found = np.log(a) - np.log1p(-a)
+        factors.append(float((found * z).sum() / (z * z).sum()))
+    k = factors[0]
+    if np.isfinite(factors).all() and np.allclose(factors, k, rtol=1e-7) and abs(k - 1) > 1e-6:
+        say = f"{network.output} is given {k:.6g} z"
+        yield Change("z scaled in the forward pass", "z", say, sign=k)
+
+
+def _with_last(probe: Probe, reading: readings.Reading, change: Change) -> readings.Reading:
+    """A reading with the output layer's step changed."""
+    below = reading.a[-2] if len(reading.a) > 1 else probe.x
+    z, a, name = readings.step(probe, len(reading.a) - 1, below, change)
+    return replace(
+        reading,
+        z=(*reading.z[:-1], z),
+        a=(*reading.a[:-1], a),
+        functions=(*reading.functions[:-1], name),
+    )
+
+
+def changed_hidden(case: Case) -> Iterator[Chain]:
+    """Forward passes with one kind of change, in one hidden layer or in all."""
+    hidden = range(case.layers - 1)
+    for layer in hidden:
+        for change in _changes(case, layer):
+            yield _start(case, {layer: change}, {})
+    if len(hidden) > 1:
+        for change in _changes(case, 0):
+            if not change.transpose:
+                yield _start(case, dict.fromkeys(hidden, change), {})
+    network = case.probes[0].network
+    if network.bias:
+        for change in _changes(case, case.layers - 1):
+            if change.tensor == "z" and change.function is None and not change.transpose:
+                yield _start(case, dict.fromkeys(range(case.layers), change), {})
+
+
+def changed_inputs(case: Case, bound: float) -> Iterator[Chain]:
+    """Chains for a function that computes with inputs of its own making."""
+    for say, change in INPUTS.items():
+        probes = tuple(replace(probe, x=change(probe.x)) for probe in case.probes)
+        moved = replace(case, probes=probes)
+        mistake = Mistake("inputs changed", 0, "x", say)
+        for start in starts(moved):
+            begun = replace(start, cost=start.cost + 1, mistakes=(mistake, *start.mistakes))
+            yield from follow(moved, [begun], only_factors, bound)
+
+
+INPUTS: Mapping[str, Callable[[Array], Array]] = {
+    "x is divided by 255": lambda x: x / 255,
+    "x is divided by its largest entry": lambda x: x / x.max(),
+    "x is divided by its largest size": lambda x: x / np.abs(x).max(),
+    "x is centred over the samples": lambda x: x - x.mean(axis=0),
+    "x is centred over everything": lambda x: x - x.mean(),
+    "x is standardised over the samples": lambda x: (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-300),
+    "x is standardised over everything": lambda x: (x - x.mean()) / (x.std() + 1e-300),
+    "each sample of x has length 1": lambda x: x / np.linalg.norm(x, axis=1, keepdims=True),
+    "x has lost its signs": np.abs,
+    "the features of x come in reverse order": lambda x: x[:, ::-1].copy(),
+}
+"""What people do to x on the way in."""
+
+
+def known_output(case: Case, chain: Chain, layer: int) -> list[Chain]:
+    """``explain_layer`` for a guessed output: given up where the output stays unknown."""
+    longer = explain_layer(case, chain, layer)
+    return [new for new in longer if not new.unknown] if layer == case.layers - 1 else longer
+
+
+def only_factors(case: Case, chain: Chain, layer: int) -> list[Chain]:
+    """``explain_layer`` for a guessed forward pass: given up where neither dW nor db of the output
+    is right but for a factor, or where something stays unknown.
+    """
+    if layer == case.layers - 1 and all(usable(a.W[layer]) for a in case.answers):
+        right, _ = right_delta(case, chain, layer)
+        evidence = evidence_of(case, chain, layer)
+        if evidence.proportional(right) is None and not any(evidence.exact(right)):
+            return []
+    return [longer for longer in explain_layer(case, chain, layer) if not longer.unknown]
