@@ -16,9 +16,12 @@ from tests.handwritten import (
     Rule,
     Step,
     softmax,
+    step_back,
     step_db,
     step_dW,
+    step_hidden,
     step_output,
+    step_z,
 )
 
 # ── Where a kind makes sense ───────────────────────────────────────────────────────────────────
@@ -122,6 +125,13 @@ def accumulated(s, j):
     return dict(total[0]), dict(total[1])
 
 
+def with_momentum(s, j):
+    speed = s.kept.setdefault(("v", *(g.shape for g in s.dW.values())), {})
+    for i, g in s.dW.items():
+        speed[i] = 0.9 * speed.get(i, 0) + g
+    return dict(speed), s.db
+
+
 def moved_in_place(s, j):
     for i, g in s.dW.items():
         s.W[i] -= 0.1 * g
@@ -139,6 +149,15 @@ def saturating(s, j):
         error = -s.y / s.a[j] / s.m
         return s.a[j] * (error - (error * s.a[j]).sum(axis=1, keepdims=True))
     return (-s.y / s.a[j] + (1 - s.y) / (1 - s.a[j])) * s.a[j] * (1 - s.a[j]) / s.m
+
+
+def with_epsilon(s, j):
+    """delta by way of dL/da, with epsilons against a division by zero."""
+    if s.network.loss == "cross_entropy":
+        error = -s.y / (s.a[j] + 1e-6) / s.m
+        return s.a[j] * (error - (error * s.a[j]).sum(axis=1, keepdims=True))
+    error = -s.y / (s.a[j] + 1e-6) + (1 - s.y) / (1 - s.a[j] + 1e-6)
+    return error * s.a[j] * (1 - s.a[j]) / s.m
 
 
 # ── The kinds ──────────────────────────────────────────────────────────────────────────────────
@@ -210,9 +229,13 @@ factor("sign", lambda s, j: -1)
 factor("learning rate folded in", lambda s, j: 0.03)
 factor("2/n_L of a mean squared error", lambda s, j: 2 / s.y.shape[1], MEAN, HALF, suits=squared)
 factor("divided by the inputs", lambda s, j: s.m / s.x.shape[1], "divided by the wrong axis")
+factor(
+    "logarithm of base 2", lambda s, j: 1 / np.log(2), "logarithm of another base", suits=entropy
+)
 factor("divided by m - 1", lambda s, j: s.m / (s.m - 1))
 factor("hard-coded batch size", lambda s, j: s.m / 10)
 kind("accumulated", {"result": accumulated}, at="all", tensors="dW")
+kind("momentum mixed in", {"result": with_momentum}, at="all", tensors="dW")
 
 # Factors of one layer
 sign = {**times("output", lambda s, j: -1), **times("hidden", lambda s, j: -1)}
@@ -248,6 +271,21 @@ output("wrong Jacobian of the softmax",
        lambda s, j: s.a[j] * (s.error - (s.error * s.a[j]).sum(axis=0)),
        suits=both(squared, lambda n, j: n.output == "softmax"))  # fmt: skip
 output("samples weighted", lambda s, j: step_output(s, j) * np.linspace(0.5, 1.5, s.m)[:, None])
+output("a / m - y", lambda s, j: s.a[j] / s.m - s.y, "1/m in one term only", suits=entropy)
+output("labels of other samples",
+       lambda s, j: (s.a[j] - s.y[np.random.default_rng(0).permutation(s.m)]) / s.m,
+       suits=both(entropy, several))  # fmt: skip
+output("label smoothing", lambda s, j: (s.a[j] - 0.9 * s.y - 0.1 / s.y.shape[1]) / s.m,
+       "labels changed", suits=entropy)  # fmt: skip
+output("error of the chosen class",
+       lambda s, j: (np.eye(s.y.shape[1])[s.a[j].argmax(axis=1)] - s.y) / s.m,
+       "predictions rounded", suits=both(entropy, several))  # fmt: skip
+output("epsilon in the denominator", with_epsilon, suits=entropy)
+error(
+    "error averaged over its entries",
+    lambda s, j: (s.a[j] - s.y).mean(axis=1, keepdims=True) / s.m + 0 * s.y,
+    suits=several,
+)
 output("y of shape (m,) against (m,1)", lambda s, j: (s.a[j] - s.y[:, 0]) / s.m,
        suits=lambda n, j: n.sizes[-1] == 1)  # fmt: skip
 output("log of a saturated probability", saturating, suits=entropy)
@@ -293,6 +331,13 @@ back("W missing on the way back",
      "W missing on the way back", "gradient zero", "dW zero")  # fmt: skip
 back("averaged over the samples on the way back",
      lambda s, j: s.delta[j + 1].mean(axis=0) @ s.W[j + 1] + 0 * s.a[j])  # fmt: skip
+back("error added up over the units", lambda s, j: np.cumsum(step_back(s, j), axis=1),
+     "sum not reset in a loop")  # fmt: skip
+hidden("delta added up over the samples", lambda s, j: np.cumsum(step_hidden(s, j), axis=0),
+       "sum not reset in a loop", suits=always)  # fmt: skip
+hidden("bias column dropped at the wrong end",
+       lambda s, j: np.roll(step_hidden(s, j) * not_last(s.b[j]), 1, axis=1),
+       suits=both(biased, bends))  # fmt: skip
 
 # dW
 INPUT, ROWS = "wrong activation in dW", "rows overwritten in a loop"
@@ -355,6 +400,10 @@ kind("activation missing in the forward pass",
      suits=hidden_is_not("identity"))  # fmt: skip
 kind("softmax over the wrong axis", {"a": lambda s, j: softmax(s.z[j], axis=0)}, at="output",
      tensors="a", suits=lambda n, j: n.loss == "cross_entropy")  # fmt: skip
+kind("z normalised in the forward pass", {"z": lambda s, j: step_z(s, j) - step_z(s, j).mean(axis=0)},
+     at="hidden", tensors="z")  # fmt: skip
+kind("temperature", {"z": lambda s, j: step_z(s, j) / 3}, "z scaled in the forward pass",
+     at="output", tensors="z", suits=entropy)  # fmt: skip
 
 # Precision and arguments
 dW("float32 in dW", single("dW"), "float32 somewhere")
