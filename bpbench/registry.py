@@ -8,7 +8,7 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ class Entry:
         package: the module that must be importable.
         distributions: under which names the package index knows it, the likeliest first.
         extra: bpbench's extra that installs it; None where it always is.
+        mode_extras: mode -> the extra that installs what this mode alone needs.
     """
 
     targets: Mapping[str, str]
@@ -38,6 +39,7 @@ class Entry:
     distributions: tuple[str, ...]
     extra: str | None = None
     devices: tuple[str, ...] = ("cpu",)
+    mode_extras: Mapping[str, str] = field(default_factory=dict)
 
 
 def _modes(target: str, *modes: str) -> dict[str, str]:
@@ -47,8 +49,9 @@ def _modes(target: str, *modes: str) -> dict[str, str]:
 BUILT_IN: Mapping[str, Entry] = {
     "numpy": Entry(
         _modes("backends.numpy_reference:NumPyBackend", "reference")
-        | _modes("backends.numpy_fast:NumPyFastBackend", "fast"),
-        "numpy", ("numpy",),
+        | _modes("backends.numpy_fast:NumPyFastBackend", "fast")
+        | _modes("backends.numpy_compiled:NumPyCompiledBackend", "compiled"),
+        "numpy", ("numpy",), mode_extras={"compiled": "numba"},
     ),
     "torch": Entry(
         _modes("backends.torch_backend:TorchBackend", "eager", "compiled")
@@ -166,13 +169,14 @@ def _built_in(name: str, entry: Entry, mode: str | None) -> type[Backend]:
     if reason:
         raise MissingBackend(reason)
     _check_own_backends()
-    module, _, kind = entry.targets[mode or next(iter(entry.targets))].partition(":")
+    mode = mode or next(iter(entry.targets))
+    module, _, kind = entry.targets[mode].partition(":")
     try:
         return getattr(importlib.import_module(module), kind)  # type: ignore[no-any-return]
     except ImportError as error:
         raise MissingBackend(
             f"{name} needs the package {error.name or entry.package!r}, which cannot be imported "
-            f"({error}); install it with: {_remedy(entry)}"
+            f"({error}); install it with: {_remedy(entry, mode)}"
         ) from error
 
 
@@ -182,10 +186,9 @@ def _missing(name: str, entry: Entry) -> str | None:
     return f"{name} needs the package {entry.package!r}; install it with: {_remedy(entry)}"
 
 
-def _remedy(entry: Entry) -> str:
-    return (
-        f"pip install 'bpbench[{entry.extra}]'" if entry.extra else f"pip install {entry.package}"
-    )
+def _remedy(entry: Entry, mode: str | None = None) -> str:
+    extra = entry.mode_extras.get(mode or "", entry.extra)
+    return f"pip install 'bpbench[{extra}]'" if extra else f"pip install {entry.package}"
 
 
 def _version(entry: Entry) -> str | None:

@@ -1,0 +1,236 @@
+"""How fast can the document's equations be, written by hand? The whole loop, compiled.
+
+``fast`` pays for a call per operation; here Numba compiles steps, layers and operations into one
+function, whose products are tiles of numpy_compiled_products.py, or BLAS where that is faster. Only
+training is compiled: a pass whose every part is wanted, and a prediction, are the reference's.
+
+What each part pays is in docs/fast_numpy.md; benchmarks/numpy_fast_limits.py measures it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+from numba.extending import get_cython_function_address
+
+from backends.numpy_compiled_formulas import ACTIVATIONS, KEEPING
+from backends.numpy_compiled_kernels import UPDATES
+from backends.numpy_compiled_loop import BINARY, SQUARED, Layer, Room, train
+from backends.numpy_compiled_products import PACKED_FROM_STEP, PACKED_ROWS, STEPS_AT_ONCE, WIDTH
+from backends.numpy_compiled_vectors import FLOATS
+from backends.numpy_plan import CACHE_LINE, empty
+from backends.numpy_reference import ReferenceModel
+from bpbench.backend import Backend
+from bpbench.network import MLP, Array, Parameters
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+
+BLAS_FROM = 2.0**40
+"""Multiplications of a product (m * n_in * n_out) from which BLAS takes it with one thread, and"""
+
+BLAS_FROM_THREADS = 2.0**21
+"""with more."""
+
+INTERRUPTIBLE = 1e10
+"""Multiplications between two moments at which Ctrl-C is heard: some tenths of a second."""
+
+LOSSES = {"half_squared_error": SQUARED, "binary_cross_entropy": BINARY, "cross_entropy": 2}
+MULTIPLICATIONS_OF_A_STEP = 1e4
+"""What a step takes whatever its size, in multiplications."""
+
+UPDATE_CODES = {name: code for code, name in enumerate(UPDATES)}
+ONES = {dtype: np.ones(1, dtype) for dtype in ("float32", "float64")}
+CODES = {name: code for code, name in enumerate([*ACTIVATIONS, "softmax"])}
+BATCH_SIZES = 2
+"""For so many batch sizes the room is kept: the usual one and that of a last, short batch."""
+
+
+@cache
+def blas(dtype: str) -> int:
+    """The address of SciPy's sgemm or dgemm."""
+    name = "sgemm" if dtype == "float32" else "dgemm"
+    return int(get_cython_function_address("scipy.linalg.cython_blas", name))
+
+
+@cache
+def blas_threads() -> int:
+    """Threads of SciPy's BLAS."""
+    import scipy.linalg.cython_blas as library  # its own OpenBLAS must be there to be asked
+    from threadpoolctl import threadpool_info
+
+    assert library
+    return max(
+        (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"),
+        default=1,
+    )
+
+
+class Places:
+    """Hands out offsets in one array; every piece starts on a cache line."""
+
+    def __init__(self, dtype: str) -> None:
+        self.line = CACHE_LINE // np.dtype(dtype).itemsize
+        self.size = 0
+
+    def __call__(self, count: int) -> int:
+        start = self.size
+        self.size += -(-count // self.line) * self.line
+        return start
+
+
+class Workspace:
+    """The room for steps on batches of m samples, and the tables that say what lies where.
+
+    Args:
+        parameters: offsets of W and b in the parameters, one row for each layer.
+        plain: whether the update is that of plain gradient descent, whose gradient of W goes
+            straight into W unless BLAS takes the product.
+
+    Attributes:
+        layers: (layers, len(Layer)); places: (len(Room),): see numpy_compiled_loop.py.
+        array: the room.
+    """
+
+    def __init__(
+        self, network: MLP, parameters: list[tuple[int, int]], dtype: str, m: int, plain: bool
+    ) -> None:
+        shapes = list(pairwise(network.sizes))
+        large = [by_blas(m, *shape) for shape in shapes]
+        take = Places(dtype)
+        self.layers = np.zeros((network.layers, len(Layer)), np.int64)
+        a = [take(m * n) for n in network.sizes[1:]]
+        for layer, (n_in, n_out) in enumerate(shapes):
+            name = network.activations[layer]
+            # when a layer's error is taken, nobody needs the a of the layer above any more
+            fits = layer + 1 < network.layers and n_out <= network.sizes[layer + 2]
+            self.layers[layer] = (
+                n_in, n_out, CODES[name], *parameters[layer], a[layer],
+                take(m * n_out) if name in KEEPING else a[layer],
+                a[layer + 1] if fits else take(m * n_out), large[layer],
+            )  # fmt: skip
+        entries = [n_in * n_out for n_in, n_out in shapes]
+        turned = [n for n, blas in zip(entries, large, strict=True) if not blas]
+        formed = [n for n, blas in zip(entries, large, strict=True) if blas or not plain]
+        packing = STEPS_AT_ONCE * (PACKED_ROWS + WIDTH * FLOATS[dtype].lanes)
+        rooms = {
+            Room.X: m * network.sizes[0], Room.Y: m * network.sizes[-1], Room.TOTAL: m,
+            Room.WEIGHT: m, Room.TRANSPOSED: max(turned[not large[0] :], default=0),
+            Room.GRADIENT: max(formed, default=0), Room.ZEROS: max(network.sizes), Room.ONE: 1,
+            Room.NUMBERS: 8,
+            Room.PACKED: packing if max(network.sizes) >= PACKED_FROM_STEP else 0,
+        }  # fmt: skip
+        self.places = np.array([take(rooms[room]) for room in Room], np.int64)
+        self.array = empty(take.size, dtype)
+        self.array[self.places[Room.ZEROS] :] = 0
+        self.array[self.places[Room.ONE]] = 1
+        self.large = any(large)
+
+
+def by_blas(m: int, n_in: int, n_out: int) -> bool:
+    """Whether BLAS takes a layer's products."""
+    work = m * n_in * n_out
+    if work < BLAS_FROM_THREADS:
+        return False
+    return work >= BLAS_FROM or blas_threads() > 1
+
+
+def settings_of(optimizer: Optimizer, m: int) -> tuple[str, list[float]]:
+    """The name of an optimizer's update, and the numbers that the compiled step takes."""
+    rate, l2 = optimizer.learning_rate, optimizer.l2
+    match optimizer:
+        case SGD(momentum=0):
+            return "scaled", [rate, l2, 0, 0, 0, -rate / m, rate * l2]
+        case SGD(momentum=momentum, nesterov=nesterov):
+            return "nesterov" if nesterov else "momentum", [rate, l2, momentum, 0, 0, 1 / m, l2]
+        case RMSProp(decay=decay, epsilon=epsilon):
+            return "RMSProp", [rate, l2, 0, decay, epsilon, 1 / m, l2]
+        case Adam(beta1=beta1, beta2=beta2, epsilon=epsilon):
+            return "Adam", [rate, l2, beta1, beta2, epsilon, 1 / m, l2]
+    raise NotImplementedError(f"numpy has no formula for {optimizer}")
+
+
+class CompiledModel(ReferenceModel):
+    """The reference, but for training: all parameters in one array, W transposed."""
+
+    def __init__(self, backend: Backend, network: MLP, parameters: Parameters) -> None:
+        take = Places(backend.dtype)
+        self.offsets = [
+            (take(n_in * n_out), take(n_out) if network.bias else -1)
+            for n_in, n_out in pairwise(network.sizes)
+        ]
+        self.P = empty(take.size, backend.dtype)
+        self.P.fill(0)
+        self.state: list[Array] = []
+        self.spaces: dict[int, Workspace] = {}
+        super().__init__(backend, network, parameters)
+
+    def write_parameters(self, parameters: Parameters) -> None:
+        shapes = list(pairwise(self.network.sizes))
+        self.W = [
+            self.P[w : w + n_in * n_out].reshape(n_in, n_out).T
+            for (w, _), (n_in, n_out) in zip(self.offsets, shapes, strict=True)
+        ]
+        self.b = [
+            self.P[b : b + n_out]
+            for (_, b), (_, n_out) in zip(self.offsets, shapes, strict=True)
+            if b >= 0
+        ]
+        for mine, given in zip((*self.W, *self.b), (*parameters.W, *parameters.b), strict=True):
+            mine[...] = given
+
+    def download(self, array: Array) -> Array:
+        return np.array(array, order="C")
+
+    def start(self, optimizer: Optimizer) -> None:
+        self.t = 0
+        self.spaces.clear()
+        name, _ = settings_of(optimizer, 1)
+        count = {"scaled": 0, "Adam": 2}.get(name, 1)
+        self.state = [empty(self.P.size, self.backend.dtype) for _ in range(count)]
+        for array in self.state:
+            array.fill(0)
+
+    def steps(self, x: Array, y: Array, order: Array, optimizer: Optimizer) -> Array:
+        m = order.shape[1]
+        name, settings = settings_of(optimizer, m)
+        space = self._space(m, plain=name == "scaled")
+        losses = np.empty(len(order), self.backend.dtype)
+        work = m * sum(3 * n_in * n_out for n_in, n_out in pairwise(self.network.sizes))
+        chunk = max(1, int(INTERRUPTIBLE / (work + MULTIPLICATIONS_OF_A_STEP)))
+        # Adam's m and v; one array of state is v, and plain gradient descent touches neither
+        first, second = (
+            (*self.state, self.P, self.P)[:2] if len(self.state) != 1 else 2 * self.state
+        )
+        for start in range(0, len(order), chunk):
+            part = order[start : start + chunk]
+            train(
+                ONES[self.backend.dtype], space.layers, space.places, self.P.ctypes.data,
+                first.ctypes.data, second.ctypes.data, space.array.ctypes.data, x.ctypes.data,
+                y.ctypes.data, part.ctypes.data, len(part), m,
+                losses[start:].ctypes.data, LOSSES[self.network.loss],
+                UPDATE_CODES[name], tuple(settings), self.t,
+                blas(self.backend.dtype) if space.large else 0,
+            )  # fmt: skip
+            self.t += len(part)
+        return losses
+
+    def _space(self, m: int, plain: bool) -> Workspace:
+        """The room for batches of m; the latest used is the last, the first one goes."""
+        space = self.spaces.pop(m, None)
+        while len(self.spaces) >= BATCH_SIZES:
+            self.spaces.pop(next(iter(self.spaces)))
+        if space is None:
+            space = Workspace(self.network, self.offsets, self.backend.dtype, m, plain)
+        self.spaces[m] = space
+        return space
+
+
+class NumPyCompiledBackend(Backend):
+    """The document's backpropagation by hand, its training compiled by Numba."""
+
+    name = "numpy"
+    modes = ("compiled",)
+
+    def model(self, network: MLP, parameters: Parameters) -> CompiledModel:
+        return CompiledModel(self, network, parameters)

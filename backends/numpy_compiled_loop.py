@@ -1,0 +1,412 @@
+"""What is a whole training run as one compiled function? The document's equations, step by step.
+
+Numba compiles this file's functions once for each dtype, whatever the network: a network is a
+table of numbers, one row for each layer (``Layer``), and of offsets into one array of parameters
+and one of everything else (``Room``). A sample is a row; W lies transposed, (n_in, n_out), because
+then a W^T and a^T delta read and write whole registers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum
+from pathlib import Path
+
+import numba
+import numpy as np
+
+from backends.numpy_compiled_formulas import ACTIVATIONS
+from backends.numpy_compiled_kernels import (
+    UPDATES,
+    activate,
+    binary_cross_entropy,
+    cross_entropy,
+    softmax,
+    softmax_error,
+    squared_error,
+    sum_of_squares,
+    times_derivative,
+    update,
+    weighted_logarithms,
+)
+from backends.numpy_compiled_products import compiled, copy, product, transpose
+from backends.numpy_compiled_tiles import at, gemm, pointer
+
+SUMMED_AT_ONCE = 4096
+"""Numbers of which one sum is taken in the dtype itself; the sums are added in float64."""
+
+
+class Layer(IntEnum):
+    """The columns of a network's table."""
+
+    N_IN = 0
+    N_OUT = 1
+    ACTIVATION = 2
+    W = 3  # offsets in the parameters
+    B = 4  # -1 where there is none
+    A = 5  # offsets in the room
+    KEPT = 6
+    DELTA = 7
+    BY_BLAS = 8
+
+
+class Room(IntEnum):
+    """What else lies in the room, as offsets."""
+
+    X = 0
+    Y = 1
+    TOTAL = 2
+    WEIGHT = 3
+    TRANSPOSED = 4
+    GRADIENT = 5
+    ZEROS = 6
+    ONE = 7
+    NUMBERS = 8
+    PACKED = 9
+
+
+N_IN, N_OUT, ACTIVATION = int(Layer.N_IN), int(Layer.N_OUT), int(Layer.ACTIVATION)
+OF_W, OF_B, OF_A, OF_KEPT = int(Layer.W), int(Layer.B), int(Layer.A), int(Layer.KEPT)
+OF_DELTA, BY_BLAS = int(Layer.DELTA), int(Layer.BY_BLAS)
+X, Y, TOTAL, WEIGHT = int(Room.X), int(Room.Y), int(Room.TOTAL), int(Room.WEIGHT)
+TRANSPOSED, GRADIENT, ZEROS = int(Room.TRANSPOSED), int(Room.GRADIENT), int(Room.ZEROS)
+ONE, NUMBERS, PACKED = int(Room.ONE), int(Room.NUMBERS), int(Room.PACKED)
+
+SOFTMAX = len(ACTIVATIONS)
+"""The number of the activation that ``activate`` does not know."""
+
+SQUARED, BINARY = 0, 1
+"""Numbers of losses; any other is the cross-entropy of a softmax."""
+
+SCALED, ADAM = list(UPDATES).index("scaled"), list(UPDATES).index("Adam")
+"""Numbers of updates; the first takes gradients times -learning_rate: plain gradient descent."""
+
+
+@compiled
+def add(source, target, count):
+    for i in range(count):
+        target[i] += source[i]
+
+
+@compiled
+def squares(x, count):
+    """The sum of x^2 in float64."""
+    total = 0.0
+    for start in range(0, count, SUMMED_AT_ONCE):
+        total += sum_of_squares(at(x, start), min(SUMMED_AT_ONCE, count - start))
+    return total
+
+
+@compiled
+def forward(layers, places, P, room, m, blas):
+    """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)), but for the last layer: that keeps z."""
+    below, last = at(room, places[X]), len(layers) - 1
+    for layer in range(len(layers)):
+        n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+        a, kept = at(room, layers[layer, OF_A]), at(room, layers[layer, OF_KEPT])
+        W, code = at(P, layers[layer, OF_W]), layers[layer, ACTIVATION]
+        biased = layers[layer, OF_B] >= 0
+        b = at(P, layers[layer, OF_B]) if biased else at(room, places[ZEROS])
+        if layers[layer, BY_BLAS]:
+            gemm(blas, False, False, n_out, m, n_in, W, n_out, below, n_in, a, n_out)
+            for row in range(m):
+                add(b, at(a, row * n_out), n_out)
+                if layer < last:
+                    activate(code, at(a, row * n_out), at(kept, row * n_out), n_out)
+        else:
+            product(
+                below,
+                n_in,
+                np.int64(1),
+                W,
+                n_out,
+                a,
+                n_out,
+                b,
+                np.int64(0),
+                P[0] * 0,
+                m,
+                n_out,
+                n_in,
+                at(room, places[PACKED]),
+            )
+            if layer < last:
+                activate(code, a, kept, m * n_out)
+        below = a
+
+
+@compiled
+def output_error(layers, places, room, m, loss, scale):
+    """Turn the last z into delta, times ``scale``; the sum of the rows' losses.
+
+    Softmax and squared error go row by row, the rest entry by entry.
+    """
+    last = len(layers) - 1
+    n, code = layers[last, N_OUT], layers[last, ACTIVATION]
+    z, y = at(room, layers[last, OF_A]), at(room, places[Y])
+    delta, kept = at(room, layers[last, OF_DELTA]), at(room, layers[last, OF_KEPT])
+    total = 0.0
+    if loss == SQUARED:
+        if code == SOFTMAX:
+            for row in range(m):
+                softmax(at(z, row * n), n)
+        else:
+            activate(code, z, kept, m * n)
+        for start in range(0, m * n, SUMMED_AT_ONCE):
+            total += 0.5 * squared_error(
+                at(z, start),
+                at(y, start),
+                at(delta, start),
+                scale,
+                min(SUMMED_AT_ONCE, m * n - start),
+            )
+        if code == SOFTMAX:
+            for row in range(m):
+                softmax_error(at(delta, row * n), at(z, row * n), n)
+        else:
+            times_derivative(code, delta, z, kept, m * n)
+    elif loss == BINARY:
+        for start in range(0, m * n, SUMMED_AT_ONCE):
+            total += binary_cross_entropy(
+                at(z, start),
+                at(y, start),
+                at(delta, start),
+                scale,
+                min(SUMMED_AT_ONCE, m * n - start),
+            )
+    else:
+        sums, weights = at(room, places[TOTAL]), at(room, places[WEIGHT])
+        for row in range(m):
+            total += cross_entropy(
+                at(z, row * n),
+                at(y, row * n),
+                at(delta, row * n),
+                at(sums, row),
+                at(weights, row),
+                scale,
+                n,
+            )
+        total += weighted_logarithms(sums, weights, m)
+    return total
+
+
+@compiled
+def hidden_error(layers, places, P, room, m, layer, blas):
+    """delta^(l) = (W^(l+1)^T delta^(l+1)) * f'(z^(l)), where ``layer`` is l + 1."""
+    n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+    W, delta = at(P, layers[layer, OF_W]), at(room, layers[layer, OF_DELTA])
+    error = at(room, layers[layer - 1, OF_DELTA])
+    if layers[layer, BY_BLAS]:
+        gemm(blas, True, False, n_in, m, n_out, W, n_out, delta, n_out, error, n_in)
+    else:
+        transposed = at(room, places[TRANSPOSED])
+        transpose(W, n_out, n_in, n_out, transposed, n_in)
+        product(
+            delta,
+            n_out,
+            np.int64(1),
+            transposed,
+            n_in,
+            error,
+            n_in,
+            at(room, places[ZEROS]),
+            np.int64(0),
+            P[0] * 0,
+            m,
+            n_in,
+            n_out,
+            at(room, places[PACKED]),
+        )
+    times_derivative(
+        layers[layer - 1, ACTIVATION],
+        error,
+        at(room, layers[layer - 1, OF_A]),
+        at(room, layers[layer - 1, OF_KEPT]),
+        m * n_in,
+    )
+
+
+@compiled
+def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
+    """grad W = delta^(l) (a^(l-1))^T, grad b = delta^(l), and the optimizer's step of one layer.
+
+    ``S`` and ``T`` hold the optimizer's state, where the parameters have theirs.
+    """
+    n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
+    below = at(room, layers[layer - 1, OF_A] if layer else places[X])
+    delta, W = at(room, layers[layer, OF_DELTA]), at(P, layers[layer, OF_W])
+    G, zeros = at(room, places[GRADIENT]), at(room, places[ZEROS])
+    packed = at(room, places[PACKED])
+    one, numbers, none = at(room, places[ONE]), at(room, places[NUMBERS]), P[0] * 0
+    if layers[layer, BY_BLAS]:
+        gemm(blas, False, True, n_out, n_in, m, delta, n_out, below, n_in, G, n_out)
+    elif code == SCALED:
+        product(
+            below, np.int64(1), n_in, delta, n_out, W, n_out, W, n_out, l2, n_in, n_out, m, packed
+        )
+    else:
+        product(
+            below,
+            np.int64(1),
+            n_in,
+            delta,
+            n_out,
+            G,
+            n_out,
+            zeros,
+            np.int64(0),
+            none,
+            n_in,
+            n_out,
+            m,
+            packed,
+        )
+    if code != SCALED or layers[layer, BY_BLAS]:
+        update(
+            code,
+            W,
+            G,
+            at(S, layers[layer, OF_W]),
+            at(T, layers[layer, OF_W]),
+            n_in * n_out,
+            -l2 if code == SCALED else l2,
+            numbers,
+        )
+    if layers[layer, OF_B] < 0:
+        return
+    b = at(P, layers[layer, OF_B])
+    if code == SCALED:
+        product(
+            one,
+            np.int64(0),
+            np.int64(0),
+            delta,
+            n_out,
+            b,
+            n_out,
+            b,
+            np.int64(0),
+            none,
+            np.int64(1),
+            n_out,
+            m,
+            packed,
+        )
+    else:
+        product(
+            one,
+            np.int64(0),
+            np.int64(0),
+            delta,
+            n_out,
+            G,
+            n_out,
+            zeros,
+            np.int64(0),
+            none,
+            np.int64(1),
+            n_out,
+            m,
+            packed,
+        )
+        update(
+            code, b, G, at(S, layers[layer, OF_B]), at(T, layers[layer, OF_B]), n_out, none, numbers
+        )
+
+
+def trainer(sources):
+    """The compiled training run.
+
+    Args:
+        sources: a number that changes with the code that is compiled: Numba's cache knows only
+            of changes in this file.
+    """
+
+    def train(
+        like,
+        layers,
+        places,
+        P,
+        S,
+        T,
+        room,
+        x,
+        y,
+        order,
+        steps,
+        m,
+        losses,
+        loss,
+        code,
+        settings,
+        t,
+        blas,
+    ):
+        """Take steps from P; the arrays' addresses come as whole numbers.
+
+        Args:
+            like: (1,), an array of the dtype.
+            layers: (layers, len(Layer)); places: (len(Room),).
+            P, S, T: parameters and the optimizer's state; room: for everything else.
+            x, y: (rows, n_1) and (rows, n_L); order: (steps, m), int64; losses: (steps,).
+            loss, code: numbers of the loss and of the update.
+            settings: (8,), float64: learning rate, l2, first and second factor, epsilon, the
+                scale of delta, and what the update does with l2.
+            t: steps taken before.
+            blas: the address of sgemm or dgemm.
+        """
+        if sources == 0:
+            return
+        P, S, T = pointer(P, like), pointer(S, like), pointer(T, like)
+        room, losses = pointer(room, like), pointer(losses, like)
+        x, y, order = pointer(x, like), pointer(y, like), pointer(order, layers)
+        numbers = at(room, places[NUMBERS])
+        rate, l2, first, second, epsilon, scale, weight = settings
+        n_x, n_y = layers[0, N_IN], layers[-1, N_OUT]
+        batch_x, batch_y = at(room, places[X]), at(room, places[Y])
+        for step in range(steps):
+            for i in range(m):
+                row = order[step * m + i]
+                copy(at(x, row * n_x), at(batch_x, i * n_x), n_x)
+                copy(at(y, row * n_y), at(batch_y, i * n_y), n_y)
+            penalty = 0.0
+            if l2 > 0:
+                for layer in range(len(layers)):
+                    penalty += squares(
+                        at(P, layers[layer, OF_W]), layers[layer, N_IN] * layers[layer, N_OUT]
+                    )
+            forward(layers, places, P, room, m, blas)
+            total = output_error(layers, places, room, m, loss, scale)
+            losses[step] = total / m + 0.5 * l2 * penalty
+            if code != SCALED:
+                now = t + step + 1
+                numbers[0] = rate / (1 - first**now) if code == ADAM else rate
+                numbers[1], numbers[2], numbers[3] = first, second, 1 - second
+                numbers[4], numbers[5] = epsilon, 1 - first
+                numbers[6] = 1 / (1 - second**now) if code == ADAM else 1.0
+            for layer in range(len(layers) - 1, -1, -1):
+                if layer:
+                    hidden_error(layers, places, P, room, m, layer, blas)
+                move(layers, places, P, S, T, room, m, layer, code, weight, blas)
+
+    return train
+
+
+def digest() -> int:
+    """A number of the files that are compiled."""
+    here = Path(__file__).parent
+    found = hashlib.sha256()
+    for path in sorted(here.glob("numpy_compiled_*.py")):
+        found.update(path.read_bytes())
+    return int.from_bytes(found.digest()[:4], "little") + 1
+
+
+def kept(function):
+    """Compile a function when it is called, and keep the code where there is a place for it."""
+    try:
+        return numba.njit(cache=True, error_model="numpy")(function)
+    except RuntimeError:  # neither this folder nor the user's cache can be written to
+        return compiled(function)
+
+
+train = kept(trainer(digest()))
