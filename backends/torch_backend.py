@@ -3,6 +3,7 @@
 Modes:
     eager: ``backward`` and ``optimizer.step`` as users write them.
     compiled: loss, gradient and update in one ``torch.compile``d function per step.
+    unrolled: several such steps in one function, for small networks, where the call costs most.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
+UNROLLED_LAYERS = 16
+"""Layers of all the steps in one function, 10 to 15 s to compile; each more takes half a second."""
+
+
 def forward(
     network: MLP,
     W: tuple[Tensor, ...],
@@ -51,6 +56,18 @@ def forward(
         below = ACTIVATIONS[name](z[layer])
         a.append(below)
     return z, a
+
+
+def batch_loss(
+    network: MLP, W: tuple[Tensor, ...], b: tuple[Tensor, ...], x: Tensor, y: Tensor, l2: float
+) -> Tensor:
+    """The mean loss of a batch; from logits, where there are some, with no activation of them."""
+    below = x
+    for layer, name in enumerate(network.activations[:-1]):
+        below = ACTIVATIONS[name](F.linear(below, W[layer], b[layer] if b else None))
+    z = F.linear(below, W[-1], b[-1] if b else None)
+    a = ACTIVATIONS[network.output](z) if network.loss == "half_squared_error" else z
+    return mean_loss(network, W, z, a, y, l2)
 
 
 def mean_loss(
@@ -155,8 +172,7 @@ class TorchModel(Model):
         losses = []
         for rows in order:
             self.optimizer.zero_grad()
-            z, a = forward(self.network, self.W, self.b, x[rows])
-            loss = mean_loss(self.network, self.W, z[-1], a[-1], y[rows], optimizer.l2)
+            loss = batch_loss(self.network, self.W, self.b, x[rows], y[rows], optimizer.l2)
             loss.backward()
             self.optimizer.step()
             losses.append(loss.detach())
@@ -173,8 +189,11 @@ class CompiledTorchModel(TorchModel):
     """
 
     def __init__(self, backend: TorchBackend, network: MLP, parameters: Parameters) -> None:
-        compiled = partial(torch.compile, fullgraph=True, dynamic=False)
+        # the C++ wrapper takes 10 us off each call, and less time to compile than the Python one
+        options = {"cpp_wrapper": backend.device == "cpu"}
+        compiled = partial(torch.compile, fullgraph=True, dynamic=False, options=options)
         self._step = compiled(partial(_step, network))
+        self._several_steps = compiled(partial(_several_steps, network))
         self._differentiate = compiled(partial(_differentiate, network))
         super().__init__(backend, network, parameters)
 
@@ -195,20 +214,43 @@ class CompiledTorchModel(TorchModel):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        zeros = [torch.zeros_like(tensor) for tensor in self.tensors]
+        momentum = not isinstance(optimizer, SGD) or optimizer.momentum > 0
+        adam = isinstance(optimizer, Adam)
         # the step count is a tensor, so that it is no constant of the compiled code
-        t = torch.zeros((), dtype=torch.float64, device=self.backend.device)
-        self.state: Any = (t, zeros, [zero.clone() for zero in zeros])
+        t = torch.zeros((), dtype=torch.float64, device=self.backend.device) if adam else None
+        self.state: Any = (t, *map(self._zeros, (adam, momentum)))
+
+    def _zeros(self, needed: bool) -> list[Tensor | None]:
+        """A moment of each parameter, where the optimizer has it: each costs time in every call."""
+        return [torch.zeros_like(tensor) if needed else None for tensor in self.tensors]
 
     @torch.no_grad()
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
+        W, b, state = self.W, self.b, self.state
         losses = []
-        for rows in order:
-            self.W, self.b, self.state, loss = self._step(
-                optimizer, self.W, self.b, self.state, x, y, rows
-            )
+        for rows in order.unbind():
+            W, b, state, loss = self._step(optimizer, W, b, state, x, y, rows)
             losses.append(loss)
+        self.W, self.b, self.state = W, b, state
         return torch.stack(losses)
+
+
+class UnrolledTorchModel(CompiledTorchModel):
+    """Several steps in one compiled function; what is left of an order goes step by step."""
+
+    @torch.no_grad()
+    def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
+        together = max(2, UNROLLED_LAYERS // self.network.layers)
+        whole = len(order) - len(order) % together
+        W, b, state = self.W, self.b, self.state
+        losses = []
+        for several in order[:whole].split(together) if whole else ():
+            W, b, state, some = self._several_steps(optimizer, W, b, state, x, y, several)
+            losses.append(some)
+        self.W, self.b, self.state = W, b, state
+        if whole < len(order):
+            losses.append(super().steps(x, y, order[whole:], optimizer))
+        return torch.cat(losses)
 
 
 def _differentiate(
@@ -250,12 +292,11 @@ def _step(
     """One step on some rows: new W, b and state, and the loss before it."""
 
     def objective(W: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
-        z, a = forward(network, W, b, x[rows])
-        return mean_loss(network, W, z[-1], a[-1], y[rows], optimizer.l2)
+        return batch_loss(network, W, b, x[rows], y[rows], optimizer.l2)
 
     (dW, db), loss = torch.func.grad_and_value(objective, argnums=(0, 1))(W, b)
     t, m, v = state
-    t = t + 1
+    t = None if t is None else t + 1
     moved, new_m, new_v = [], [], []
     for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m, v, strict=True):
         p, m_p, v_p = _update(optimizer, p, g, m_p, v_p, t)
@@ -265,10 +306,22 @@ def _step(
     return tuple(moved[: len(W)]), tuple(moved[len(W) :]), (t, new_m, new_v), loss
 
 
-def _update(
-    o: Optimizer, p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One parameter's step by the description's formula: the new parameter, m and v."""
+def _several_steps(
+    network: MLP, optimizer: Optimizer, W: Any, b: Any, state: Any, x: Any, y: Any, order: Tensor
+) -> tuple[Any, ...]:
+    """One step for each row of ``order``: new W, b and state, and the losses before each."""
+    losses = []
+    for k in range(len(order)):
+        W, b, state, loss = _step(network, optimizer, W, b, state, x, y, order[k])
+        losses.append(loss)
+    return W, b, state, torch.stack(losses)
+
+
+def _update(o: Optimizer, p: Tensor, g: Tensor, m: Any, v: Any, t: Any) -> tuple[Tensor, Any, Any]:
+    """One parameter's step by the description's formula: the new parameter, m and v.
+
+    m, v and t are None where the formula has none.
+    """
     match o:
         case SGD() if not o.momentum:
             return p - o.learning_rate * g, m, v
@@ -291,7 +344,7 @@ class TorchBackend(Backend):
     """PyTorch."""
 
     name = "torch"
-    modes = ("eager", "compiled")
+    modes = ("eager", "compiled", "unrolled")
     devices = ("cpu", "cuda")
 
     def __init__(
@@ -303,11 +356,13 @@ class TorchBackend(Backend):
                 "torch sees no cuda device; expected a GPU and a CUDA build of torch, "
                 f"this is torch {torch.__version__}"
             )
-        if self.mode == "compiled":
+        if self.mode != "eager":
             # all models of a process share one code object, each of its shapes is a new version
             torch._dynamo.config.recompile_limit = 10_000
             torch._dynamo.config.accumulated_recompile_limit = 10_000
 
     def model(self, network: MLP, parameters: Parameters) -> TorchModel:
-        kind = CompiledTorchModel if self.mode == "compiled" else TorchModel
-        return kind(self, network, parameters)
+        return MODELS[self.mode](self, network, parameters)
+
+
+MODELS = {"eager": TorchModel, "compiled": CompiledTorchModel, "unrolled": UnrolledTorchModel}

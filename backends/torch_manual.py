@@ -7,7 +7,9 @@ them (``out=``), and plain gradient descent never forms dW: ``addmm_`` adds the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,63 +23,77 @@ from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
 aten = torch.ops.aten
 
 
-def _activate(name: str, z: Tensor, a: Tensor) -> None:
-    """Write f(z), (m, n_l), into ``a``."""
-    match name:
-        case "identity":
-            a.copy_(z)
-        case "sigmoid":
-            torch.sigmoid(z, out=a)
-        case "tanh":
-            torch.tanh(z, out=a)
-        case "relu":
-            torch.clamp_min(z, 0, out=a)
-        case "leaky_relu":
-            aten.leaky_relu.out(z, LEAKY_RELU_SLOPE, out=a)
-        case "elu":
-            aten.elu.out(z, out=a)
-        case "softplus":  # a threshold of 50: the default takes it for z from 20 on
-            aten.softplus.out(z, 1, 50, out=a)
-        case "gelu":
-            aten.gelu.out(z, out=a)
-        case "silu":
-            aten.silu.out(z, out=a)
-        case "softmax":
-            torch.softmax(z, 1, out=a)
+# What is to be written where is bound to it once: the call is then all that a step pays for.
+
+ACTIVATE: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "identity": lambda z, a: partial(a.copy_, z),
+    "sigmoid": lambda z, a: partial(torch.sigmoid, z, out=a),
+    "tanh": lambda z, a: partial(torch.tanh, z, out=a),
+    "relu": lambda z, a: partial(torch.clamp_min, z, 0, out=a),
+    "leaky_relu": lambda z, a: partial(aten.leaky_relu.out, z, LEAKY_RELU_SLOPE, out=a),
+    "elu": lambda z, a: partial(aten.elu.out, z, out=a),
+    # a threshold of 50: the default takes it for z from 20 on
+    "softplus": lambda z, a: partial(aten.softplus.out, z, 1, 50, out=a),
+    "gelu": lambda z, a: partial(aten.gelu.out, z, out=a),
+    "silu": lambda z, a: partial(aten.silu.out, z, out=a),
+    "softmax": lambda z, a: partial(torch.softmax, z, 1, out=a),
+}
+"""How to write f(z), (m, n_l), into a."""
+
+TIMES_DERIVATIVE: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
+    "identity": lambda e, z, a: lambda: e,
+    "sigmoid": lambda e, z, a: partial(aten.sigmoid_backward.grad_input, e, a, grad_input=e),
+    "tanh": lambda e, z, a: partial(aten.tanh_backward.grad_input, e, a, grad_input=e),
+    "relu": lambda e, z, a: partial(aten.threshold_backward.grad_input, e, z, 0, grad_input=e),
+    "leaky_relu": lambda e, z, a: partial(
+        aten.leaky_relu_backward.grad_input, e, z, LEAKY_RELU_SLOPE, False, grad_input=e
+    ),
+    "elu": lambda e, z, a: partial(
+        aten.elu_backward.grad_input, e, 1, 1, 1, False, z, grad_input=e
+    ),
+    "softplus": lambda e, z, a: partial(
+        aten.softplus_backward.grad_input, e, z, 1, 50, grad_input=e
+    ),
+    "gelu": lambda e, z, a: partial(aten.gelu_backward.grad_input, e, z, grad_input=e),
+    "silu": lambda e, z, a: partial(aten.silu_backward.grad_input, e, z, grad_input=e),
+    "softmax": lambda e, z, a: lambda: e.sub_((e * a).sum(dim=1, keepdim=True)).mul_(a),
+}
+"""How to turn the error dL/da, (m, n_l), into dL/dz in place: times f'(z), or the Jacobian."""
 
 
-def _times_derivative(name: str, error: Tensor, z: Tensor, a: Tensor) -> None:
-    """Turn dL/da into dL/dz in place, (m, n_l): error * f'(z), or the Jacobian's product."""
-    match name:
-        case "sigmoid":
-            aten.sigmoid_backward.grad_input(error, a, grad_input=error)
-        case "tanh":
-            aten.tanh_backward.grad_input(error, a, grad_input=error)
-        case "relu":
-            aten.threshold_backward.grad_input(error, z, 0, grad_input=error)
-        case "leaky_relu":
-            aten.leaky_relu_backward.grad_input(error, z, LEAKY_RELU_SLOPE, False, grad_input=error)
-        case "elu":
-            aten.elu_backward.grad_input(error, 1, 1, 1, False, z, grad_input=error)
-        case "softplus":
-            aten.softplus_backward.grad_input(error, z, 1, 50, grad_input=error)
-        case "gelu":
-            aten.gelu_backward.grad_input(error, z, grad_input=error)
-        case "silu":
-            aten.silu_backward.grad_input(error, z, grad_input=error)
-        case "softmax":
-            error.sub_((error * a).sum(dim=1, keepdim=True)).mul_(a)
+@dataclass
+class Layer:
+    """What a pass over m rows writes into: z, a and delta, (m, n_l) each; ``transposed`` is
+    delta^T, and ``below`` the a of the layer below, ``lower``, or the batch."""
+
+    lower: Layer | None
+    below: Tensor
+    z: Tensor
+    a: Tensor
+    delta: Tensor
+    transposed: Tensor
+    activate: Callable[[], Any]
+    times_derivative: Callable[[], Any]
 
 
 @dataclass
 class Buffers:
-    """What a pass over m rows writes into: z, a and delta, (m, n_l) each, and the batch."""
+    """The batch, its layers from the first to the last, and ``spare``, which is like the last z.
+
+    m is a tensor (to divide by a number takes three times as long); m ones sum over the rows.
+    """
 
     x: Tensor
     y: Tensor
-    z: list[Tensor]
-    a: list[Tensor]
-    delta: list[Tensor]
+    layers: list[Layer]
+    spare: Tensor
+    m: Tensor
+    ones: Tensor
+
+    def __post_init__(self) -> None:
+        self.top = self.layers[-1]
+        self.downwards = list(enumerate(self.layers))[::-1]
+        self.flat_y, self.flat_spare = self.y.view(-1), self.spare.view(-1)
 
 
 class ManualTorchModel(Model):
@@ -103,41 +119,45 @@ class ManualTorchModel(Model):
     def write_parameters(self, parameters: Parameters) -> None:
         self.W = tuple(map(self.upload, parameters.W))
         self.b = tuple(map(self.upload, parameters.b))
+        self._upwards = [(W.T, self.b[layer] if self.b else None) for layer, W in enumerate(self.W)]
 
     def read_parameters(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         return self.W, self.b
 
     @torch.inference_mode()
     def forward(self, x: Tensor) -> Tensor:
-        buffers = self._made(len(x))
-        self._forward(x, buffers)
-        return buffers.a[-1]
+        made = self._made(len(x))
+        made.x.copy_(x)
+        self._forward(made)
+        return made.top.a
 
     @torch.inference_mode()
     def differentiate(
         self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
     ) -> Backpropagation[Tensor]:
-        made = self._made(len(x))
-        self._forward(x, made)
+        made, loss = self._made(len(x)), None
+        layers, top = made.layers, made.top
+        made.x.copy_(x)
+        self._forward(made)
         if y is not None:
-            loss = self._loss(made.z[-1], made.a[-1], y, l2)
-            self._output_error(y, made)
+            made.y.copy_(y)
+            loss = self._loss(made, l2, torch.empty((), dtype=x.dtype, device=x.device))
+            self._output_error(made, one=False)
         else:
-            loss = None
-            made.delta[-1].copy_(cotangent)
-            _times_derivative(self.network.output, made.delta[-1], made.z[-1], made.a[-1])
-        for layer in range(self.network.layers - 1, 0, -1):
-            self._hidden_error(layer - 1, made)
-        below = [x, *made.a]
-        dW = [d.T @ a + l2 * w for d, a, w in zip(made.delta, below, self.W, strict=False)]
-        db = [d.sum(0) for d in made.delta] if self.b else []
+            top.delta.copy_(cotangent)
+            top.times_derivative()
+        for index, layer in made.downwards[:-1]:
+            self._hidden_error(index, layer)
+        dW = [each.transposed @ each.below for each in layers]
+        dW = [g.add_(W, alpha=l2) for g, W in zip(dW, self.W, strict=True)]
+        db = [each.delta.sum(0) for each in layers] if self.b else []
         return Backpropagation(
             loss=loss,
-            z=tuple(made.z),
-            a=tuple(made.a),
-            delta=tuple(made.delta),
+            z=tuple(each.z for each in layers),
+            a=tuple(each.a for each in layers),
+            delta=tuple(each.delta for each in layers),
             gradients=Gradients(tuple(dW), tuple(db)),
-            input_gradient=made.delta[0] @ self.W[0],
+            input_gradient=layers[0].delta @ self.W[0],
         )
 
     def start(self, optimizer: Optimizer) -> None:
@@ -151,92 +171,105 @@ class ManualTorchModel(Model):
         made = self._made(order.shape[1])
         losses = torch.empty(len(order), dtype=x.dtype, device=x.device)
         plain = isinstance(optimizer, SGD) and not optimizer.momentum
-        for k, rows in enumerate(order):
+        move = self._descend if plain else self._update
+        one = bool((y.sum(dim=1) == 1).all())
+        for rows, loss in zip(order.unbind(), losses.unbind(), strict=True):
             torch.index_select(x, 0, rows, out=made.x)
             torch.index_select(y, 0, rows, out=made.y)
-            self._forward(made.x, made)
-            losses[k] = self._loss(made.z[-1], made.a[-1], made.y, optimizer.l2)
-            self._output_error(made.y, made)
+            self._forward(made)
+            self._loss(made, optimizer.l2, loss)
+            self._output_error(made, one)
             self.t += 1
-            for layer in range(self.network.layers - 1, -1, -1):
-                if layer:  # before W[layer] moves
-                    self._hidden_error(layer - 1, made)
-                below = made.a[layer - 1] if layer else made.x
-                if plain:
-                    self._descend(layer, made.delta[layer], below, optimizer)
-                else:
-                    self._update(layer, made.delta[layer], below, optimizer)
+            for index, layer in made.downwards:
+                if index:  # before W of this layer moves
+                    self._hidden_error(index, layer)
+                move(index, layer, optimizer, made.ones)
         return losses
 
     # ── Sections 3.1 and 3.2 ───────────────────────────────────────────────────────────────────
 
     def _made(self, m: int) -> Buffers:
         """The buffers for m rows."""
-        if m not in self._buffers:
-
-            def each(sizes: tuple[int, ...]) -> list[Tensor]:
-                kind: dict[str, Any] = {"dtype": self.dtype, "device": self.backend.device}
-                return [torch.empty(m, n, **kind) for n in sizes]
-
-            (x,), (y,) = each(self.network.sizes[:1]), each(self.network.sizes[-1:])
-            layers = self.network.sizes[1:]
-            self._buffers[m] = Buffers(x, y, each(layers), each(layers), each(layers))
+        if m in self._buffers:
+            return self._buffers[m]
+        kind: dict[str, Any] = {"dtype": self.dtype, "device": self.backend.device}
+        x, *z = (torch.empty(m, n, **kind) for n in self.network.sizes)
+        y, spare = torch.empty_like(z[-1]), torch.empty_like(z[-1])
+        layers: list[Layer] = []
+        for each, name in zip(z, self.network.activations, strict=True):
+            lower = layers[-1] if layers else None
+            a, delta = torch.empty_like(each), torch.empty_like(each)
+            functions = ACTIVATE[name](each, a), TIMES_DERIVATIVE[name](delta, each, a)
+            below = lower.a if lower else x
+            layers.append(Layer(lower, below, each, a, delta, delta.T, *functions))
+        if self.network.loss == "cross_entropy":  # needs the logarithm of a too, in ``spare``
+            top = layers[-1]
+            top.activate = lambda: torch.exp(torch.log_softmax(top.z, 1, out=spare), out=top.a)
+        ones = torch.ones(m, **kind)
+        self._buffers[m] = Buffers(x, y, layers, spare, ones.sum(), ones)
         return self._buffers[m]
 
-    def _forward(self, x: Tensor, made: Buffers) -> None:
+    def _forward(self, made: Buffers) -> None:
         """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)). Source: section 3.1."""
-        below = x
-        for layer, name in enumerate(self.network.activations):
-            z, a = made.z[layer], made.a[layer]
-            if self.b:
-                torch.addmm(self.b[layer], below, self.W[layer].T, out=z)
+        for layer, (W_T, b) in zip(made.layers, self._upwards, strict=True):
+            if b is None:
+                torch.mm(layer.below, W_T, out=layer.z)
             else:
-                torch.mm(below, self.W[layer].T, out=z)
-            _activate(name, z, a)
-            below = a
+                torch.addmm(b, layer.below, W_T, out=layer.z)
+            layer.activate()
 
-    def _loss(self, z: Tensor, a: Tensor, y: Tensor, l2: float) -> Tensor:
-        """The mean over the rows, with the l2 term."""
+    def _loss(self, made: Buffers, l2: float, loss: Tensor) -> Tensor:
+        """Write the mean over the rows, with the l2 term, into ``loss``; a - y into ``spare`` where
+        the error is squared."""
         if self.network.loss == "half_squared_error":
-            loss = 0.5 * (a - y).square_().sum()
-        elif self.network.loss == "binary_cross_entropy":
-            loss = torch.binary_cross_entropy_with_logits(z, y, reduction=2)  # 2: the sum
+            torch.sub(made.top.a, made.y, out=made.spare)
+            torch.dot(made.flat_spare, made.flat_spare, out=loss).mul_(0.5)
+        elif self.network.loss == "binary_cross_entropy":  # reduction 2: the sum
+            total = torch.binary_cross_entropy_with_logits(made.top.z, made.y, reduction=2)
+            loss.copy_(total)
         else:
-            loss = -(torch.log_softmax(z, 1) * y).sum()
-        loss = loss / len(y)
-        return loss + 0.5 * l2 * sum(W.square().sum() for W in self.W) if l2 else loss
+            torch.dot(made.flat_spare, made.flat_y, out=loss).neg_()
+        loss.div_(made.m)
+        return loss.add_(0.5 * l2 * sum(W.square().sum() for W in self.W)) if l2 else loss
 
-    def _output_error(self, y: Tensor, made: Buffers) -> None:
-        """delta^(L) into its buffer. Source: section 3.2, step 1."""
-        delta, a = made.delta[-1], made.a[-1]
-        if self.network.loss == "cross_entropy":
-            torch.mul(a, y.sum(dim=1, keepdim=True), out=delta).sub_(y).div_(len(y))
-            return
-        torch.sub(a, y, out=delta).div_(len(y))
+    def _output_error(self, made: Buffers, one: bool) -> None:
+        """delta^(L) into its buffer, after ``_loss``. Source: section 3.2, step 1.
+
+        Args:
+            one: whether each row of y is known to sum to 1.
+        """
+        top, y, a = made.top, made.y, made.top.a
         if self.network.loss == "half_squared_error":
-            _times_derivative(self.network.output, delta, made.z[-1], a)
+            torch.div(made.spare, made.m, out=top.delta)
+            top.times_derivative()
+            return
+        if self.network.loss == "cross_entropy" and not one:
+            a = torch.mul(a, y.sum(dim=1, keepdim=True), out=top.delta)
+        torch.sub(a, y, out=top.delta).div_(made.m)
 
-    def _hidden_error(self, layer: int, made: Buffers) -> None:
-        """delta^(l) into its buffer, from the layer above. Source: section 3.2, step 2."""
-        torch.mm(made.delta[layer + 1], self.W[layer + 1], out=made.delta[layer])
-        name = self.network.activations[layer]
-        _times_derivative(name, made.delta[layer], made.z[layer], made.a[layer])
+    def _hidden_error(self, index: int, layer: Layer) -> None:
+        """delta^(l-1) into its buffer, from layer l. Source: section 3.2, step 2."""
+        lower = layer.lower
+        assert lower is not None, "the first layer has none below"
+        torch.mm(layer.delta, self.W[index], out=lower.delta)
+        lower.times_derivative()
 
-    def _descend(self, layer: int, delta: Tensor, below: Tensor, o: Optimizer) -> None:
-        """W <- W - eta grad_W in one product. Source: section 3.2, steps 3 and 4."""
+    def _descend(self, index: int, layer: Layer, o: Optimizer, ones: Tensor) -> None:
+        """W <- W - eta grad_W in one product, and b alike. Source: section 3.2, steps 3 and 4."""
         keep = 1 - o.learning_rate * o.l2
-        self.W[layer].addmm_(delta.T, below, beta=keep, alpha=-o.learning_rate)
+        self.W[index].addmm_(layer.transposed, layer.below, beta=keep, alpha=-o.learning_rate)
         if self.b:
-            self.b[layer].sub_(delta.sum(0), alpha=o.learning_rate)
+            self.b[index].addmv_(layer.transposed, ones, alpha=-o.learning_rate)
 
-    def _update(self, layer: int, delta: Tensor, below: Tensor, o: Optimizer) -> None:
+    def _update(self, index: int, layer: Layer, o: Optimizer, ones: Tensor) -> None:
         """One layer's step by the optimizer's formula."""
-        dW = torch.mm(delta.T, below)
-        moves = [(self.W[layer], dW.add_(self.W[layer], alpha=o.l2) if o.l2 else dW, layer)]
+        dW = torch.mm(layer.transposed, layer.below)
+        moves = [(self.W[index], dW.add_(self.W[index], alpha=o.l2) if o.l2 else dW, index)]
         if self.b:
-            moves.append((self.b[layer], delta.sum(0), len(self.W) + layer))
-        for p, g, index in moves:
-            m, v = self.m[index], self.v[index]
+            db = torch.mv(layer.transposed, ones)
+            moves.append((self.b[index], db, len(self.W) + index))
+        for p, g, at in moves:
+            m, v = self.m[at], self.v[at]
             match o:
                 case SGD():
                     v.mul_(o.momentum).add_(g)

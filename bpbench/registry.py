@@ -54,7 +54,7 @@ BUILT_IN: Mapping[str, Entry] = {
         "numpy", ("numpy",), mode_extras={"compiled": "numba"},
     ),
     "torch": Entry(
-        _modes("backends.torch_backend:TorchBackend", "eager", "compiled")
+        _modes("backends.torch_backend:TorchBackend", "eager", "compiled", "unrolled")
         | _modes("backends.torch_manual:TorchManualBackend", "manual"),
         "torch", ("torch",), "torch", ("cpu", "cuda"),
     ),

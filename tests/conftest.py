@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import bpbench
-from bpbench.registry import BUILT_IN
+from bpbench.registry import BUILT_IN, backend_class
 
 IN_PROCESS = [
     f"{name}:{mode}"
@@ -26,6 +26,7 @@ COMPILED = {
     "jax:manual",
     "jax:eager",
     "torch:compiled",
+    "torch:unrolled",
     "tensorflow:function",
     "keras:jax",
 }
@@ -44,13 +45,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(params=IN_PROCESS)
-def spec(request: pytest.FixtureRequest) -> str:
+def spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A backend and mode, such as "torch:eager", whose framework is installed."""
     name = request.param.partition(":")[0]
     (info,) = [info for info in bpbench.list_backends() if info.name == name]
     if not info.available:
         verdict = pytest.fail if request.config.getoption("--require-backends") else pytest.skip
         verdict(str(info.reason))
+    elif request.param == "torch:unrolled":  # two steps at once: half a minute of compiling less
+        monkeypatch.setattr("backends.torch_backend.UNROLLED_LAYERS", 1)
     return str(request.param)
 
 
