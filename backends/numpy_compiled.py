@@ -209,7 +209,7 @@ class CompiledModel(ReferenceModel):
                 first.ctypes.data, second.ctypes.data, space.array.ctypes.data, x.ctypes.data,
                 y.ctypes.data, part.ctypes.data, len(part), m,
                 losses[start:].ctypes.data, LOSSES[self.network.loss],
-                UPDATE_CODES[name], tuple(settings), self.t,
+                UPDATE_CODES[name], np.array(settings, np.float64), self.t,
                 blas(self.backend.dtype) if space.large else 0,
             )  # fmt: skip
             self.t += len(part)

@@ -29,7 +29,7 @@ from backends.numpy_compiled_kernels import (
     update,
     weighted_logarithms,
 )
-from backends.numpy_compiled_products import compiled, copy, product, transpose
+from backends.numpy_compiled_products import compiled, copy, inlined, product, transpose
 from backends.numpy_compiled_tiles import at, gemm, pointer
 
 SUMMED_AT_ONCE = 4096
@@ -82,13 +82,29 @@ SCALED, ADAM = list(UPDATES).index("scaled"), list(UPDATES).index("Adam")
 """Numbers of updates; the first takes gradients times -learning_rate: plain gradient descent."""
 
 
-@compiled
+@inlined
 def add(source, target, count):
     for i in range(count):
         target[i] += source[i]
 
 
 @compiled
+def activated(code, z, kept, count):
+    """``activate``, whose code is there but once: it is large, and called in several places."""
+    activate(code, z, kept, count)
+
+
+@compiled
+def differentiated(code, error, a, kept, count):
+    times_derivative(code, error, a, kept, count)
+
+
+@compiled
+def updated(code, P, G, m, v, count, l2, numbers):
+    update(code, P, G, m, v, count, l2, numbers)
+
+
+@inlined
 def squares(x, count):
     """The sum of x^2 in float64."""
     total = 0.0
@@ -97,7 +113,7 @@ def squares(x, count):
     return total
 
 
-@compiled
+@inlined
 def forward(layers, places, P, room, m, blas):
     """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)), but for the last layer: that keeps z."""
     below, last = at(room, places[X]), len(layers) - 1
@@ -112,7 +128,7 @@ def forward(layers, places, P, room, m, blas):
             for row in range(m):
                 add(b, at(a, row * n_out), n_out)
                 if layer < last:
-                    activate(code, at(a, row * n_out), at(kept, row * n_out), n_out)
+                    activated(code, at(a, row * n_out), at(kept, row * n_out), n_out)
         else:
             product(
                 below,
@@ -131,11 +147,11 @@ def forward(layers, places, P, room, m, blas):
                 at(room, places[PACKED]),
             )
             if layer < last:
-                activate(code, a, kept, m * n_out)
+                activated(code, a, kept, m * n_out)
         below = a
 
 
-@compiled
+@inlined
 def output_error(layers, places, room, m, loss, scale):
     """Turn the last z into delta, times ``scale``; the sum of the rows' losses.
 
@@ -151,7 +167,7 @@ def output_error(layers, places, room, m, loss, scale):
             for row in range(m):
                 softmax(at(z, row * n), n)
         else:
-            activate(code, z, kept, m * n)
+            activated(code, z, kept, m * n)
         for start in range(0, m * n, SUMMED_AT_ONCE):
             total += 0.5 * squared_error(
                 at(z, start),
@@ -164,7 +180,7 @@ def output_error(layers, places, room, m, loss, scale):
             for row in range(m):
                 softmax_error(at(delta, row * n), at(z, row * n), n)
         else:
-            times_derivative(code, delta, z, kept, m * n)
+            differentiated(code, delta, z, kept, m * n)
     elif loss == BINARY:
         for start in range(0, m * n, SUMMED_AT_ONCE):
             total += binary_cross_entropy(
@@ -190,7 +206,7 @@ def output_error(layers, places, room, m, loss, scale):
     return total
 
 
-@compiled
+@inlined
 def hidden_error(layers, places, P, room, m, layer, blas):
     """delta^(l) = (W^(l+1)^T delta^(l+1)) * f'(z^(l)), where ``layer`` is l + 1."""
     n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
@@ -217,7 +233,7 @@ def hidden_error(layers, places, P, room, m, layer, blas):
             n_out,
             at(room, places[PACKED]),
         )
-    times_derivative(
+    differentiated(
         layers[layer - 1, ACTIVATION],
         error,
         at(room, layers[layer - 1, OF_A]),
@@ -226,7 +242,7 @@ def hidden_error(layers, places, P, room, m, layer, blas):
     )
 
 
-@compiled
+@inlined
 def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
     """grad W = delta^(l) (a^(l-1))^T, grad b = delta^(l), and the optimizer's step of one layer.
 
@@ -262,7 +278,7 @@ def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
             packed,
         )
     if code != SCALED or layers[layer, BY_BLAS]:
-        update(
+        updated(
             code,
             W,
             G,
@@ -309,7 +325,7 @@ def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
             m,
             packed,
         )
-        update(
+        updated(
             code, b, G, at(S, layers[layer, OF_B]), at(T, layers[layer, OF_B]), n_out, none, numbers
         )
 
@@ -392,11 +408,10 @@ def trainer(sources):
     return train
 
 
-def digest() -> int:
+def digest(folder: Path = Path(__file__).parent) -> int:
     """A number of the files that are compiled."""
-    here = Path(__file__).parent
     found = hashlib.sha256()
-    for path in sorted(here.glob("numpy_compiled_*.py")):
+    for path in sorted(folder.glob("numpy_compiled_*.py")):
         found.update(path.read_bytes())
     return int.from_bytes(found.digest()[:4], "little") + 1
 
@@ -404,7 +419,7 @@ def digest() -> int:
 def kept(function):
     """Compile a function when it is called, and keep the code where there is a place for it."""
     try:
-        return numba.njit(cache=True, error_model="numpy")(function)
+        return numba.njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written to
         return compiled(function)
 

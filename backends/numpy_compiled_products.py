@@ -12,7 +12,8 @@ import numba
 
 from backends.numpy_compiled_tiles import at, lanes, tile, transpose_block
 
-compiled: Any = numba.njit(error_model="numpy")
+compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inlined: Any = numba.njit(error_model="numpy", inline="always")
 
 WIDTH = 4
 """Registers that a tile is wide, at most."""
@@ -54,7 +55,7 @@ narrow, medium, wide = (
 )
 
 
-@compiled
+@inlined
 def copy(source, target, count):
     for i in range(count):
         target[i] = source[i]
@@ -112,39 +113,11 @@ def product(A, a_row, a_step, B, b_step, C, c_row, base, base_row, decay, m, n, 
             if a_row == 1 and a_step >= PACKED_FROM_STEP and n >= PACKED_FROM_ROWS:
                 transpose(left, a_step, steps, rows, packed, steps)
                 left, l_row, l_step = packed, steps, 1
-            right = at(B, start * b_step)
-            beside = at(packed, PACKED_ROWS * STEPS_AT_ONCE)
-            if start == 0:
-                panels(
-                    left,
-                    l_row,
-                    l_step,
-                    right,
-                    b_step,
-                    at(C, top * c_row),
-                    c_row,
-                    at(base, top * base_row),
-                    base_row,
-                    decay,
-                    rows,
-                    n,
-                    steps,
-                    beside,
-                )
-            else:
-                panels(
-                    left,
-                    l_row,
-                    l_step,
-                    right,
-                    b_step,
-                    at(C, top * c_row),
-                    c_row,
-                    at(C, top * c_row),
-                    c_row,
-                    decay * 0,
-                    rows,
-                    n,
-                    steps,
-                    beside,
-                )
+            target, right = at(C, top * c_row), at(B, start * b_step)
+            # what the steps before have added up is the base of those after them
+            under, under_row = (
+                (at(base, top * base_row), base_row) if start == 0 else (target, c_row)
+            )
+            panels(left, l_row, l_step, right, b_step, target, c_row, under, under_row,
+                   decay if start == 0 else decay * 0, rows, n, steps,
+                   at(packed, PACKED_ROWS * STEPS_AT_ONCE))  # fmt: skip
