@@ -18,7 +18,7 @@ from numba.extending import get_cython_function_address
 from backends.numpy_compiled_formulas import ACTIVATIONS, KEEPING
 from backends.numpy_compiled_kernels import UPDATES
 from backends.numpy_compiled_loop import BINARY, SQUARED, Layer, Room, train
-from backends.numpy_compiled_products import PACKED_FROM_STEP, PACKED_ROWS, STEPS_AT_ONCE, WIDTH
+from backends.numpy_compiled_products import room
 from backends.numpy_compiled_vectors import FLOATS
 from backends.numpy_plan import CACHE_LINE, empty
 from backends.numpy_reference import ReferenceModel
@@ -110,19 +110,21 @@ class Workspace:
                 a[layer + 1] if fits else take(m * n_out), large[layer],
             )  # fmt: skip
         entries = [n_in * n_out for n_in, n_out in shapes]
-        turned = [n for n, blas in zip(entries, large, strict=True) if not blas]
         formed = [n for n, blas in zip(entries, large, strict=True) if blas or not plain]
-        packing = STEPS_AT_ONCE * (PACKED_ROWS + WIDTH * FLOATS[dtype].lanes)
         rooms = {
-            Room.X: m * network.sizes[0], Room.Y: m * network.sizes[-1], Room.TOTAL: m,
-            Room.WEIGHT: m, Room.TRANSPOSED: max(turned[not large[0] :], default=0),
-            Room.GRADIENT: max(formed, default=0), Room.ZEROS: max(network.sizes), Room.ONE: 1,
+            Room.X: m * network.sizes[0],
+            Room.Y: m * network.sizes[-1],
+            Room.TOTAL: m,
+            Room.WEIGHT: m,
+            Room.GRADIENT: max(formed, default=0),
+            Room.ZEROS: max(network.sizes),
+            Room.ONE: 1,
             Room.NUMBERS: 8,
-            Room.PACKED: packing if max(network.sizes) >= PACKED_FROM_STEP else 0,
-        }  # fmt: skip
-        self.places = np.array([take(rooms[room]) for room in Room], np.int64)
+            Room.PACKED: room(FLOATS[dtype].lanes),
+        }
+        self.places = np.array([take(rooms[piece]) for piece in Room], np.int64)
         self.array = empty(take.size, dtype)
-        self.array[self.places[Room.ZEROS] :] = 0
+        self.array[self.places[Room.ZEROS] : self.places[Room.ONE]] = 0
         self.array[self.places[Room.ONE]] = 1
         self.large = any(large)
 

@@ -12,7 +12,6 @@ import hashlib
 from enum import IntEnum
 from pathlib import Path
 
-import numba
 import numpy as np
 
 from backends.numpy_compiled_formulas import ACTIVATIONS
@@ -29,7 +28,7 @@ from backends.numpy_compiled_kernels import (
     update,
     weighted_logarithms,
 )
-from backends.numpy_compiled_products import compiled, copy, inlined, product, transpose
+from backends.numpy_compiled_products import compiled, copy, inlined, njit, product
 from backends.numpy_compiled_tiles import at, gemm, pointer
 
 SUMMED_AT_ONCE = 4096
@@ -57,19 +56,18 @@ class Room(IntEnum):
     Y = 1
     TOTAL = 2
     WEIGHT = 3
-    TRANSPOSED = 4
-    GRADIENT = 5
-    ZEROS = 6
-    ONE = 7
-    NUMBERS = 8
-    PACKED = 9
+    GRADIENT = 4
+    ZEROS = 5
+    ONE = 6
+    NUMBERS = 7
+    PACKED = 8
 
 
 N_IN, N_OUT, ACTIVATION = int(Layer.N_IN), int(Layer.N_OUT), int(Layer.ACTIVATION)
 OF_W, OF_B, OF_A, OF_KEPT = int(Layer.W), int(Layer.B), int(Layer.A), int(Layer.KEPT)
 OF_DELTA, BY_BLAS = int(Layer.DELTA), int(Layer.BY_BLAS)
 X, Y, TOTAL, WEIGHT = int(Room.X), int(Room.Y), int(Room.TOTAL), int(Room.WEIGHT)
-TRANSPOSED, GRADIENT, ZEROS = int(Room.TRANSPOSED), int(Room.GRADIENT), int(Room.ZEROS)
+GRADIENT, ZEROS = int(Room.GRADIENT), int(Room.ZEROS)
 ONE, NUMBERS, PACKED = int(Room.ONE), int(Room.NUMBERS), int(Room.PACKED)
 
 SOFTMAX = len(ACTIVATIONS)
@@ -117,6 +115,8 @@ def squares(x, count):
 def forward(layers, places, P, room, m, blas):
     """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)), but for the last layer: that keeps z."""
     below, last = at(room, places[X]), len(layers) - 1
+    packed = at(room, places[PACKED])
+    unit, nil = np.int64(1), np.int64(0)  # literal numbers would each be another type
     for layer in range(len(layers)):
         n_in, n_out = layers[layer, N_IN], layers[layer, N_OUT]
         a, kept = at(room, layers[layer, OF_A]), at(room, layers[layer, OF_KEPT])
@@ -130,22 +130,8 @@ def forward(layers, places, P, room, m, blas):
                 if layer < last:
                     activated(code, at(a, row * n_out), at(kept, row * n_out), n_out)
         else:
-            product(
-                below,
-                n_in,
-                np.int64(1),
-                W,
-                n_out,
-                a,
-                n_out,
-                b,
-                np.int64(0),
-                P[0] * 0,
-                m,
-                n_out,
-                n_in,
-                at(room, places[PACKED]),
-            )
+            product(below, n_in, unit, W, n_out, unit, a, n_out, b, nil, 0.0, m, n_out, n_in,
+                    packed)  # fmt: skip
             if layer < last:
                 activated(code, a, kept, m * n_out)
         below = a
@@ -215,24 +201,9 @@ def hidden_error(layers, places, P, room, m, layer, blas):
     if layers[layer, BY_BLAS]:
         gemm(blas, True, False, n_in, m, n_out, W, n_out, delta, n_out, error, n_in)
     else:
-        transposed = at(room, places[TRANSPOSED])
-        transpose(W, n_out, n_in, n_out, transposed, n_in)
-        product(
-            delta,
-            n_out,
-            np.int64(1),
-            transposed,
-            n_in,
-            error,
-            n_in,
-            at(room, places[ZEROS]),
-            np.int64(0),
-            P[0] * 0,
-            m,
-            n_in,
-            n_out,
-            at(room, places[PACKED]),
-        )
+        unit, nil = np.int64(1), np.int64(0)
+        product(delta, n_out, unit, W, unit, n_out, error, n_in, at(room, places[ZEROS]), nil,
+                0.0, m, n_in, n_out, at(room, places[PACKED]))  # fmt: skip
     differentiated(
         layers[layer - 1, ACTIVATION],
         error,
@@ -253,30 +224,16 @@ def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
     delta, W = at(room, layers[layer, OF_DELTA]), at(P, layers[layer, OF_W])
     G, zeros = at(room, places[GRADIENT]), at(room, places[ZEROS])
     packed = at(room, places[PACKED])
-    one, numbers, none = at(room, places[ONE]), at(room, places[NUMBERS]), P[0] * 0
+    unit, nil = np.int64(1), np.int64(0)  # literal numbers would each be another type
+    one, numbers, none = at(room, places[ONE]), at(room, places[NUMBERS]), 0.0
     if layers[layer, BY_BLAS]:
         gemm(blas, False, True, n_out, n_in, m, delta, n_out, below, n_in, G, n_out)
     elif code == SCALED:
-        product(
-            below, np.int64(1), n_in, delta, n_out, W, n_out, W, n_out, l2, n_in, n_out, m, packed
-        )
+        product(below, unit, n_in, delta, n_out, unit, W, n_out, W, n_out, l2, n_in, n_out, m,
+                packed)  # fmt: skip
     else:
-        product(
-            below,
-            np.int64(1),
-            n_in,
-            delta,
-            n_out,
-            G,
-            n_out,
-            zeros,
-            np.int64(0),
-            none,
-            n_in,
-            n_out,
-            m,
-            packed,
-        )
+        product(below, unit, n_in, delta, n_out, unit, G, n_out, zeros, nil, none, n_in, n_out, m,
+                packed)  # fmt: skip
     if code != SCALED or layers[layer, BY_BLAS]:
         updated(
             code,
@@ -292,39 +249,11 @@ def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
         return
     b = at(P, layers[layer, OF_B])
     if code == SCALED:
-        product(
-            one,
-            np.int64(0),
-            np.int64(0),
-            delta,
-            n_out,
-            b,
-            n_out,
-            b,
-            np.int64(0),
-            none,
-            np.int64(1),
-            n_out,
-            m,
-            packed,
-        )
+        product(one, nil, nil, delta, n_out, unit, b, n_out, b, nil, none, unit, n_out, m,
+                packed)  # fmt: skip
     else:
-        product(
-            one,
-            np.int64(0),
-            np.int64(0),
-            delta,
-            n_out,
-            G,
-            n_out,
-            zeros,
-            np.int64(0),
-            none,
-            np.int64(1),
-            n_out,
-            m,
-            packed,
-        )
+        product(one, nil, nil, delta, n_out, unit, G, n_out, zeros, nil, none, unit, n_out, m,
+                packed)  # fmt: skip
         updated(
             code, b, G, at(S, layers[layer, OF_B]), at(T, layers[layer, OF_B]), n_out, none, numbers
         )
@@ -419,7 +348,7 @@ def digest(folder: Path = Path(__file__).parent) -> int:
 def kept(function):
     """Compile a function when it is called, and keep the code where there is a place for it."""
     try:
-        return numba.njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+        return njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written to
         return compiled(function)
 

@@ -12,18 +12,25 @@ import numba
 
 from backends.numpy_compiled_tiles import at, lanes, tile, transpose_block
 
-compiled: Any = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-inlined: Any = numba.njit(error_model="numpy", inline="always")
+njit: Any = numba.njit
+compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""For functions that only compiled code calls, and"""
+
+inlined = njit(error_model="numpy", inline="always")
+"""for those that are called in one place: one compilation less."""
 
 WIDTH = 4
-"""Registers that a tile is wide, at most."""
+"""Registers that a tile is wide, at most: with 4 rows, half of what AVX-512 has."""
 
 STEPS_AT_ONCE = 128
-"""Of a product's inner dimension: so much of four registers' columns stays in the L1 cache."""
+"""Of a product's inner dimension: so much of WIDTH registers' columns stays in the L1 cache."""
 
 PACKED_ROWS = 256
-PACKED_FROM_STEP = 512
-PACKED_FROM_ROWS = 64
+"""Rows of A that go through all columns of B before the next, so that they stay in the L2 cache."""
+
+PACKED_FROM_STEP, PACKED_FROM_ROWS = 512, 64
+"""Where steps lie so far apart that they push each other out of the cache, they are copied first,
+if so many rows, or columns, make use of it."""
 
 
 def _rows_of_tiles(tall, short, registers):
@@ -65,6 +72,11 @@ def copy(source, target, count):
 def transpose(source, s_row, rows, columns, target, t_row):
     """target (columns, rows) of source (rows, columns), whose rows start so many numbers apart."""
     n = lanes(source)
+    if rows * columns <= n:
+        for i in range(rows):
+            for j in range(columns):
+                target[j * t_row + i] = source[i * s_row + j]
+        return
     for i in range(0, rows, n):
         for j in range(0, columns, n):
             transpose_block(at(source, i * s_row + j), s_row, rows - i, columns - j,
@@ -72,20 +84,24 @@ def transpose(source, s_row, rows, columns, target, t_row):
 
 
 @compiled
-def panels(A, a_row, a_step, B, b_step, C, c_row, base, base_row, decay, m, n, steps, packed):
+def panels(A, a_row, a_step, B, b_step, b_column, C, c_row, base, base_row, decay, m, n, steps,
+           packed):  # fmt: skip
     """``product`` with a short inner dimension, a few columns after the other.
 
-    Where ``packed`` is not nothing, those of B are put there first, one row behind the other.
+    Those of B are first put one row behind the other, where they lie elsewhere or far apart.
     """
+    widest = WIDTH * lanes(A)
+    far = m >= PACKED_FROM_ROWS and b_step >= PACKED_FROM_STEP
     j = 0
     while j < n:
-        columns, right, r_step = n - j, at(B, j), b_step
-        if columns > WIDTH * lanes(A):
-            columns = WIDTH * lanes(A)
-        if m >= PACKED_FROM_ROWS and b_step >= PACKED_FROM_STEP:
+        columns, right, r_step = min(n - j, widest), at(B, j * b_column), b_step
+        if b_column != 1:
+            transpose(right, b_column, columns, steps, packed, widest)
+        elif far:
             for row in range(steps):
-                copy(at(right, row * b_step), at(packed, row * WIDTH * lanes(A)), columns)
-            right, r_step = packed, WIDTH * lanes(A)
+                copy(at(right, row * b_step), at(packed, row * widest), columns)
+        if far or b_column != 1:
+            right, r_step = packed, widest
         if columns > 2 * lanes(A):
             wide(A, a_row, a_step, right, r_step, at(C, j), c_row, at(base, j), base_row,
                  decay, m, columns, steps)  # fmt: skip
@@ -99,15 +115,17 @@ def panels(A, a_row, a_step, B, b_step, C, c_row, base, base_row, decay, m, n, s
 
 
 @compiled
-def product(A, a_row, a_step, B, b_step, C, c_row, base, base_row, decay, m, n, k, packed):
-    """C = base + A B - decay * base; A is (m, k) with any strides, B (k, n) and C (m, n) by rows.
+def product(A, a_row, a_step, B, b_step, b_column, C, c_row, base, base_row, decay, m, n, k,
+            packed):  # fmt: skip
+    """C = base + A B - decay * base: A is (m, k), B (k, n), C (m, n).
 
-    ``base`` may be C itself, or one row for all where ``base_row`` is 0. ``packed`` is room for
-    PACKED_ROWS + WIDTH * lanes times STEPS_AT_ONCE numbers.
+    Rows, steps of the sum and columns lie apart by the numbers after each array; columns of C and
+    ``base`` by 1, and of B either those or its steps. ``base`` may be C itself, or one row for all
+    where ``base_row`` is 0. ``packed`` is room for as many numbers as ``room`` says.
     """
     for top in range(0, m, PACKED_ROWS):
         rows = min(m - top, PACKED_ROWS)
-        for start in range(0, max(k, 1), STEPS_AT_ONCE):
+        for start in range(0, k, STEPS_AT_ONCE):
             steps = min(k - start, STEPS_AT_ONCE)
             left, l_row, l_step = at(A, top * a_row + start * a_step), a_row, a_step
             if a_row == 1 and a_step >= PACKED_FROM_STEP and n >= PACKED_FROM_ROWS:
@@ -115,9 +133,12 @@ def product(A, a_row, a_step, B, b_step, C, c_row, base, base_row, decay, m, n, 
                 left, l_row, l_step = packed, steps, 1
             target, right = at(C, top * c_row), at(B, start * b_step)
             # what the steps before have added up is the base of those after them
-            under, under_row = (
-                (at(base, top * base_row), base_row) if start == 0 else (target, c_row)
-            )
-            panels(left, l_row, l_step, right, b_step, target, c_row, under, under_row,
-                   decay if start == 0 else decay * 0, rows, n, steps,
+            under, apart = (at(base, top * base_row), base_row) if start == 0 else (target, c_row)
+            panels(left, l_row, l_step, right, b_step, b_column, target, c_row, under, apart,
+                   decay if start == 0 else 0.0, rows, n, steps,
                    at(packed, PACKED_ROWS * STEPS_AT_ONCE))  # fmt: skip
+
+
+def room(lanes: int) -> int:
+    """Numbers that ``packed`` must have room for."""
+    return STEPS_AT_ONCE * (PACKED_ROWS + WIDTH * lanes)

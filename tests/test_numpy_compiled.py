@@ -204,9 +204,11 @@ def test_a_diverging_run_shows_in_the_losses(rng):
 
 
 @numba.njit
-def _product(like, A, a_row, a_step, B, C, base, base_row, decay, m, n, k, packed):
+def _product(
+    like, A, a_row, a_step, B, b_step, b_column, C, base, base_row, decay, m, n, k, packed
+):
     numpy_compiled_products.product(
-        pointer(A, like), a_row, a_step, pointer(B, like), n, pointer(C, like), n,
+        pointer(A, like), a_row, a_step, pointer(B, like), b_step, b_column, pointer(C, like), n,
         pointer(base, like), base_row, decay, m, n, k, pointer(packed, like),
     )  # fmt: skip
 
@@ -218,21 +220,23 @@ SHAPES = [(1, 1, 1), (4, 3, 2), (3, 17, 5), (13, 33, 130), (9, 70, 300), (300, 4
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
 def test_tiles_make_up_the_product_whatever_the_shapes(m, n, k, dtype, rng):
-    packed = np.empty(200_000, dtype)
-    for transposed in (False, True):
-        A = rng.standard_normal((k, m) if transposed else (m, k)).astype(dtype)
-        B, C = (rng.standard_normal(shape).astype(dtype) for shape in ((k, n), (m + 1, n)))
-        before, row = C.copy(), rng.standard_normal(n).astype(dtype)
-        exact = (A.T if transposed else A).astype(np.longdouble) @ B
-        strides = (1, m) if transposed else (k, 1)
-        bound = 4 * np.finfo(dtype).eps * np.sqrt(k) * (np.abs(exact).max() + 1)
-        for base, base_row, decay in ((C, n, 0.25), (row, 0, 0.0)):
-            expected = exact + (1 - decay) * (before[:m] if base_row else row)
-            C[:] = before
-            _product(np.ones(1, dtype), A.ctypes.data, *strides, B.ctypes.data, C.ctypes.data,
-                     base.ctypes.data, base_row, decay, m, n, k, packed.ctypes.data)  # fmt: skip
-            assert np.abs(C[:m] - expected).max() <= bound
-            assert np.array_equal(C[m], before[m])  # nothing is written beyond the end
+    packed = np.empty(numpy_compiled_products.room(64), dtype)
+    A, B, C = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (m + 1, n)))
+    before, row = C.copy(), rng.standard_normal(n).astype(dtype)
+    exact = A.astype(np.longdouble) @ B
+    bound = 4 * np.finfo(dtype).eps * np.sqrt(k) * (np.abs(exact).max() + 1)
+    for left, a_row, a_step in ((A, k, 1), (np.ascontiguousarray(A.T), 1, m)):
+        for right, b_step, b_column in ((B, n, 1), (np.ascontiguousarray(B.T), 1, k)):
+            for base, base_row, decay in ((C, n, 0.25), (row, 0, 0.0)):
+                expected = exact + (1 - decay) * (before[:m] if base_row else row)
+                C[:] = before
+                _product(
+                    np.ones(1, dtype), left.ctypes.data, a_row, a_step, right.ctypes.data, b_step,
+                    b_column, C.ctypes.data, base.ctypes.data, base_row, decay, m, n, k,
+                    packed.ctypes.data,
+                )  # fmt: skip
+                assert np.abs(C[:m] - expected).max() <= bound
+                assert np.array_equal(C[m], before[m])  # nothing is written beyond the end
 
 
 @pytest.mark.parametrize("optimizer", [SGD(0.05, l2=0.1), Adam(0.01)], ids=str)
