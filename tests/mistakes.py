@@ -16,6 +16,7 @@ from tests.handwritten import (
     Rule,
     Step,
     softmax,
+    step_a,
     step_back,
     step_db,
     step_dW,
@@ -275,6 +276,14 @@ output("a / m - y", lambda s, j: s.a[j] / s.m - s.y, "1/m in one term only", sui
 output("labels of other samples",
        lambda s, j: (s.a[j] - s.y[np.random.default_rng(0).permutation(s.m)]) / s.m,
        suits=both(entropy, several))  # fmt: skip
+output("index of the rows missing", lambda s, j: (s.a[j] - s.y.max(axis=0)) / s.m,
+       suits=lambda n, j: n.loss == "cross_entropy")  # fmt: skip
+output(
+    "activation applied twice",
+    lambda s, j: (F.get(s.network.output, softmax)(s.a[j]) - s.y) / s.m,
+    suits=entropy,
+)
+output("samples left out", lambda s, j: step_output(s, j) * (np.arange(s.m) < 2)[:, None])
 output("label smoothing", lambda s, j: (s.a[j] - 0.9 * s.y - 0.1 / s.y.shape[1]) / s.m,
        "labels changed", suits=entropy)  # fmt: skip
 output("error of the chosen class",
@@ -284,7 +293,7 @@ output("epsilon in the denominator", with_epsilon, suits=entropy)
 error(
     "error averaged over its entries",
     lambda s, j: (s.a[j] - s.y).mean(axis=1, keepdims=True) / s.m + 0 * s.y,
-    suits=several,
+    suits=both(several, lambda n, j: n.output != "softmax"),
 )
 output("y of shape (m,) against (m,1)", lambda s, j: (s.a[j] - s.y[:, 0]) / s.m,
        suits=lambda n, j: n.sizes[-1] == 1)  # fmt: skip
@@ -318,6 +327,10 @@ hidden("f' added, not multiplied", lambda s, j: s.c[j] + s.f_prime(j))
 hidden("ReLU mask inverted", lambda s, j: s.c[j] * (s.z[j] < 0), suits=relu)
 hidden("another slope", lambda s, j: s.c[j] * np.where(s.z[j] > 0, 1, 0.05),
        "wrong derivative", suits=hidden_is("leaky_relu"))  # fmt: skip
+hidden("parentheses missing in f'",
+       lambda s, j: s.c[j] * s.a[j] * 1 - s.a[j], suits=hidden_is("sigmoid"))  # fmt: skip
+hidden("elu' without + 1", lambda s, j: s.c[j] * np.where(s.z[j] > 0, 1, s.a[j]),
+       "wrong derivative", suits=hidden_is("elu"))  # fmt: skip
 
 # The way back
 back("W not transposed", lambda s, j: s.delta[j + 1] @ s.W[j + 1].T)
@@ -402,6 +415,8 @@ kind("softmax over the wrong axis", {"a": lambda s, j: softmax(s.z[j], axis=0)},
      tensors="a", suits=lambda n, j: n.loss == "cross_entropy")  # fmt: skip
 kind("z normalised in the forward pass", {"z": lambda s, j: step_z(s, j) - step_z(s, j).mean(axis=0)},
      at="hidden", tensors="z")  # fmt: skip
+kind("a scaled in the forward pass", {"a": lambda s, j: 0.8 * step_a(s, j)}, at="hidden",
+     tensors="a")  # fmt: skip
 kind("temperature", {"z": lambda s, j: step_z(s, j) / 3}, "z scaled in the forward pass",
      at="output", tensors="z", suits=entropy)  # fmt: skip
 

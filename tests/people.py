@@ -137,6 +137,62 @@ def pairs_of_layers(params, X, T):
     return grads
 
 
+def arguments_by_name_only(*, weights, biases, inputs, targets):
+    """Three layers, a dictionary of lists returned."""
+    n = len(inputs)
+    h = sigmoid(inputs @ weights[0].T + biases[0])
+    g = sigmoid(h @ weights[1].T + biases[1])
+    out = sigmoid(g @ weights[2].T + biases[2])
+    e3 = (out - targets) * out * (1 - out) / n
+    e2 = e3 @ weights[2] * g * (1 - g)
+    e1 = e2 @ weights[1] * h * (1 - h)
+    return {
+        "weights": [e1.T @ inputs, e2.T @ h, e3.T @ g],
+        "biases": [e1.sum(0), e2.sum(0), e3.sum(0)],
+    }
+
+
+class Network:
+    """A book's network: biases come first, everywhere, and samples one by one."""
+
+    def __init__(self, weights, biases):
+        self.weights, self.biases = weights, biases
+
+    def backprop(self, x, y):
+        activations = [x]
+        for b, w in zip(self.biases, self.weights, strict=True):
+            activations.append(sigmoid(np.dot(w, activations[-1]) + b))
+        nabla_b = [np.zeros(b.shape) for b in self.biases]
+        nabla_w = [np.zeros(w.shape) for w in self.weights]
+        a = activations[-1]
+        delta = (a - y) * a * (1 - a)
+        nabla_b[-1] = delta
+        nabla_w[-1] = np.dot(delta, activations[-2].transpose())
+        for layer in range(2, len(self.weights) + 1):
+            a = activations[-layer]
+            delta = np.dot(self.weights[-layer + 1].transpose(), delta) * a * (1 - a)
+            nabla_b[-layer] = delta
+            nabla_w[-layer] = np.dot(delta, activations[-layer - 1].transpose())
+        return nabla_b, nabla_w
+
+
+def biases_first_one_column_at_a_time(W, b, x, y):
+    return Network(W, b).backprop(x, y)
+
+
+def pairs_as_parameters(params, inputs, targets):
+    """for w, b in params, as JAX's tutorials do; a dictionary for each layer returned."""
+    activations = [inputs]
+    for w, b in params:
+        activations.append(np.tanh(activations[-1] @ w + b))
+    delta = (activations[-1] - targets) * (1 - activations[-1] ** 2) / len(inputs)
+    grads = []
+    for (w, _), a in zip(params[::-1], activations[-2::-1], strict=True):
+        grads.append({"w": a.T @ delta, "b": delta.sum(axis=0)})
+        delta = delta @ w.T * (1 - a**2)
+    return grads[::-1]
+
+
 # ── Wrong, as questions show it ────────────────────────────────────────────────────────────────
 
 
@@ -202,3 +258,20 @@ def bias_summed_to_a_number(W, b, X, Y):
     dZ2 = A2 - Y
     dZ1 = W[1].T @ dZ2 * A1 * (1 - A1)
     return (dZ1 @ X.T / m, dZ2 @ A1.T / m), (np.sum(dZ1) / m, np.sum(dZ2) / m)
+
+
+def unit_by_unit_of_a_fixed_size(W, X, y):
+    """2-2-1 with every index written out; the output's f' is forgotten in the upper weights."""
+    w0, w1 = W[0], W[1][:, 0]
+    g0, g1 = np.zeros_like(w0), np.zeros_like(W[1])
+    for x, t in zip(X, np.ravel(y), strict=False):
+        h0 = sigmoid(w0[0, 0] * x[0] + w0[1, 0] * x[1])
+        h1 = sigmoid(w0[0, 1] * x[0] + w0[1, 1] * x[1])
+        o = sigmoid(w1[0] * h0 + w1[1] * h1)
+        e = o - t
+        for i in (0, 1):
+            g0[i, 0] += e * o * (1 - o) * w1[0] * h0 * (1 - h0) * x[i]
+            g0[i, 1] += e * o * (1 - o) * w1[1] * h1 * (1 - h1) * x[i]
+        g1[0, 0] += e * h0
+        g1[1, 0] += e * h1
+    return [g0 / len(X), g1 / len(X)]

@@ -11,7 +11,7 @@ import pytest
 import bpbench
 from bpbench import MLP, Parameters
 from tests import people
-from tests.handwritten import Handwritten
+from tests.handwritten import Handwritten, Mistake, step_a
 
 ROOT = Path(__file__).resolve().parent.parent
 SQUARED = MLP((5, 4, 3))
@@ -44,6 +44,9 @@ def places(report):
         (people.one_vector_with_outer_products, MLP((5, 4, 3), "tanh", "identity"), "as a vector"),
         (people.plain_python_loops, MLP((5, 4, 6, 3)), "(n_out, n_in), samples in rows"),
         (people.pairs_of_layers, SQUARED, "(n_out, n_in), samples in rows"),
+        (people.arguments_by_name_only, MLP((4, 6, 5, 2)), "(n_out, n_in), samples in rows"),
+        (people.biases_first_one_column_at_a_time, MLP((4, 6, 5, 2)), "as a column"),
+        (people.pairs_as_parameters, MLP((5, 4, 3), "tanh", "tanh"), "(n_in, n_out)"),
     ],
 )
 def test_right_gradients_in_any_style_are_right_and_the_layout_is_said(function, network, layout):
@@ -296,6 +299,59 @@ def test_a_function_that_works_with_one_sample_only_is_told_of_y():
     report = bpbench.check(network, function)
     assert report.verdict == "wrong"
     assert places(report)[0][0] == "y of shape (m,) against (m,1)"
+
+
+def test_noise_is_said_and_nothing_else_is_made_of_it():
+    def spoil(W, b, x, y, dW, db):
+        dropped = np.random.default_rng().random(dW[1].shape) < 0.5
+        return [dW[0] * 2, dW[1] * dropped], db
+
+    report = bpbench.check(SQUARED, spoilt(spoil))
+    assert places(report) == [("not deterministic", None, None)]
+    assert "(dW[1], the others do not)" in report.findings[0].say
+
+
+def test_a_step_that_shrinks_from_call_to_call_is_told_from_noise():
+    calls = itertools.count()
+
+    def spoil(W, b, x, y, dW, db):
+        rate = 1 / (1 + 0.01 * next(calls))
+        return [rate * g for g in dW], [rate * g for g in db]
+
+    report = bpbench.check(SQUARED, spoilt(spoil))
+    assert places(report) == [("factor of its own in each call", None, None)]
+
+
+def test_a_forward_pass_that_nothing_explains_is_placed_where_it_goes_wrong():
+    network = MLP((5, 4, 6, 3))
+    right = Handwritten(network)
+
+    def dropped(s, j):
+        return step_a(s, j) * (np.random.default_rng(j).random(s.z[j].shape) < 0.5)
+
+    kind = Mistake("dropout", {"a": dropped}, (), (), "any", None)
+    right.plants = [(kind, 0)]
+    report = bpbench.check(network, right)
+    assert places(report) == [("unknown", 0, "a")]
+    assert not report.findings[0].certain
+
+
+def test_a_function_of_fixed_size_is_explained_on_that_size_and_not_called_certain():
+    report = bpbench.check(MLP((2, 2, 1), bias=False), people.unit_by_unit_of_a_fixed_size)
+    assert places(report) == [("output f' missing", 1, "dW")]
+    assert not report.findings[0].certain
+
+
+def test_two_mistakes_in_the_lowest_layer_are_both_certain():
+    def spoil(W, b, x, y, dW, db):
+        h = people.sigmoid(x @ W[0].T + b[0])
+        o = people.sigmoid(h @ W[1].T + b[1])
+        delta = (o - y) * o * (1 - o) / len(x) @ W[1]
+        return [delta.T @ x, dW[1]], [delta.mean(axis=0), db[1]]
+
+    report = bpbench.check(SQUARED, spoilt(spoil))
+    assert places(report) == [("hidden f' missing", 0, "delta"), ("db averaged", 0, "db")]
+    assert all(finding.certain for finding in report.findings)
 
 
 def test_an_error_that_nothing_explains_is_unknown_and_shown():

@@ -128,36 +128,52 @@ _ROLES = {
     "x": {"x", "xs", "input", "inputs", "data", "features", "x_train", "x_batch", "xb", "batch_x"},
     "y": {"y", "ys", "t", "target", "targets", "label", "labels", "y_true", "y_train", "y_batch",
           "expected", "yb", "d", "batch_y", "desired"},
-    "params": {"params", "parameters", "p", "theta"},
+    "params": {"params", "parameters", "p", "theta", "model", "layers"},
 }  # fmt: skip
 _NUMBERED = re.compile(r"^(w|weights?_?|theta_?|b|bias(?:es)?_?)_?(\d+)$")
 
 
-def bind(function: Callable[..., Any], layers: int, bias: bool) -> Callable[..., Any]:
-    """``function`` as one of (W, b, x, y), by the names of its parameters where they tell."""
+def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Callable[..., Any]]:
+    """``function`` as one of (W, b, x, y), by the names of its parameters where they tell; several
+    where one parameter may hold W and b in several forms.
+    """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a builtin or compiled function tells no signature
-        return function
-    names = [
-        p.name
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)
-    ]
+        return [function]
+    asked = (p for p in parameters if p.default is p.empty)
+    names = [p.name for p in asked if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if any(p.kind is p.KEYWORD_ONLY and p.name in names for p in parameters):
+        return bind(_by_keyword(function, names), layers, bias)
     roles = [_role(name) for name in names]
     wanted = {"W", "b", "x", "y"} if bias else {"W", "x", "y"}
     if set(roles) == {"W", "b", "x", "y"} and len(roles) == 4 and roles != ["W", "b", "x", "y"]:
-        return lambda W, b, x, y: function(*[{"W": W, "b": b, "x": x, "y": y}[r] for r in roles])
+        return [lambda W, b, x, y: function(*[{"W": W, "b": b, "x": x, "y": y}[r] for r in roles])]
     if set(roles) == wanted and len(roles) == 3 and not bias:
-        return lambda W, b, x, y: function(*[{"W": W, "x": x, "y": y}[r] for r in roles])
+        return [lambda W, b, x, y: function(*[{"W": W, "x": x, "y": y}[r] for r in roles])]
     if sorted(roles) == ["params", "x", "y"]:
-        return lambda W, b, x, y: function(
-            *[{"params": _params(W, b), "x": x, "y": y}[r] for r in roles]
-        )
+        return [
+            lambda W, b, x, y, form=form: function(
+                *[{"params": form(W, b), "x": x, "y": y}[r] for r in roles]
+            )
+            for form in _FORMS
+        ]
     numbered = [match for name in names if (match := _NUMBERED.match(name.lower()))]
     if len(numbered) == layers * (2 if bias else 1) and {"x", "y"} <= set(roles):
-        return lambda W, b, x, y: function(*_one_by_one(names, W, b, x, y))
-    return function
+        return [lambda W, b, x, y: function(*_one_by_one(names, W, b, x, y))]
+    return [function]
+
+
+def _by_keyword(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
+    """A function that wants its arguments by name, as one that takes them in order."""
+
+    def ordered(*values: Any) -> Any:
+        return function(**dict(zip(names, values, strict=True)))
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    ordered.__signature__ = signature  # type: ignore[attr-defined]
+    return ordered
 
 
 def _role(name: str) -> str:
@@ -168,6 +184,21 @@ def _params(W: list[Array], b: list[Array]) -> dict[str, Array]:
     """{"W1": ..., "b1": ..., ...}, numbered from 1."""
     named = {f"W{i}": w for i, w in enumerate(W, 1)}
     return named | {f"b{i}": v for i, v in enumerate(b, 1)}
+
+
+def _pairs(W: list[Array], b: list[Array]) -> list[tuple[Array, ...]]:
+    return list(zip(W, b, strict=True)) if b else [(w,) for w in W]
+
+
+_FORMS: tuple[Callable[[list[Array], list[Array]], Any], ...] = (
+    _params,
+    _pairs,
+    lambda W, b: [dict(zip(("W", "b"), pair, strict=False)) for pair in _pairs(W, b)],
+    lambda W, b: [array for pair in _pairs(W, b) for array in pair],
+)
+"""What a parameter such as params may hold: a dictionary, a pair or a dictionary for each layer,
+or W1, b1, W2, b2, ... in a list.
+"""
 
 
 def _one_by_one(

@@ -86,7 +86,8 @@ class Caller:
     """
 
     def __init__(self, function: Callable[..., Any], layers: int, bias: bool, dtype: str) -> None:
-        self.function = bind(function, layers, bias)
+        self.forms = bind(function, layers, bias)
+        self.function = self.forms[0]
         self.dtype = dtype
         self.layout = Layout()
         self.order = 0
@@ -104,6 +105,20 @@ class Caller:
         Returns:
             what came of the best layout.
         """
+        replies = []
+        for form in self.forms:
+            self.function = form
+            reply = self._settle(probes, weights, samples, labels)
+            if reply.answer is not None:
+                return reply
+            replies.append((self.function, self.layout, reply))
+        self.function, self.layout, reply = replies[0]
+        return reply
+
+    def _settle(
+        self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
+    ) -> Reply:
+        """Find the layout for one form of the parameters."""
         best = self._try(probes, layouts(probes[0], weights, samples, labels))
         answer = best[2].answer
         if answer is None or not any(map(usable, answer.W)):

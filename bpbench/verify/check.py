@@ -207,14 +207,23 @@ def _report(
     if not (explained.complete or noisy or not mine.wrong or not mine.ran or telling is mine):
         at_home = explain(mine, precision, exact=not low)
         if at_home.complete:  # made for its own sizes, on others it computes something else
-            telling, explained = mine, at_home
+            say = "; likely, not certain: on other sizes the function gives what nothing explains"
+            findings = tuple(
+                replace(f, certain=False, say=f.say.partition(". Certain")[0] + say)
+                for f in at_home.findings
+            )
+            telling, explained = mine, replace(at_home, findings=findings)
     forms = [*main.problems, *mine.problems]
     if telling.wrong:  # a transpose that the caller's equal neighbours hide
         forms += [p for p in telling.problems if p.mistake == "dW transposed"]
     said: list[Finding] = [*hints, *(p for p in forms if p.mistake not in VAGUE)]
     said += low
     if telling.wrong and not explained.complete and not noisy:
-        said += ignored(caller, telling.replies[0])
+        unused = ignored(caller, telling.replies[0])
+        said += unused
+        if unused:  # whatever is unknown besides follows from it
+            known = tuple(f for f in explained.findings if f.mistake != "unknown")
+            explained = replace(explained, findings=known, loss=None)
     if telling.wrong:
         # what is unknown elsewhere says nothing of sizes on which nothing runs, and the factor
         # that is another in each call makes all unknown

@@ -122,6 +122,8 @@ def to_numpy(value: Any) -> Array:
 def _parts(value: Any, expected: Expected) -> _Parts | None:
     if hasattr(value, "gradients"):  # bpbench's Backpropagation
         return _Parts(list(value.gradients.W), list(value.gradients.b), value.loss)
+    if hasattr(value, "dW") and hasattr(value, "db") and not _is_sequence(value):
+        return _Parts(list(value.dW), list(value.db), getattr(value, "loss", None))
     if hasattr(value, "W") and hasattr(value, "b"):
         return _Parts(list(value.W), list(value.b), getattr(value, "loss", None))
     if isinstance(value, Mapping):
@@ -133,15 +135,19 @@ def _parts(value: Any, expected: Expected) -> _Parts | None:
     if mappings:
         merged = _Parts()
         for mapping in mappings:
-            found = _from_mapping(mapping)
+            found = _from_mapping(mapping, one_layer=len(mappings) == expected.layers > 1)
             merged = _Parts(merged.W + found.W, merged.b + found.b, found.loss or merged.loss)
         scalars = [item for item in items if _is_scalar(item)]
         return _Parts(merged.W, merged.b, scalars[0] if scalars else merged.loss)
     return _from_sequence(items, expected)
 
 
-def _from_mapping(mapping: Mapping[Any, Any]) -> _Parts:
-    """Keys as people choose them: dW1, grad_b2, W, biases, cost, ...; others are left alone."""
+def _from_mapping(mapping: Mapping[Any, Any], one_layer: bool = False) -> _Parts:
+    """Keys as people choose them: dW1, grad_b2, W, biases, cost, ...; others are left alone.
+
+    Args:
+        one_layer: whether W is one array, not a list of them.
+    """
     found: dict[str, dict[int, Any]] = {"W": {}, "b": {}}
     parts = _Parts()
     for key, value in mapping.items():
@@ -159,7 +165,12 @@ def _from_mapping(mapping: Mapping[Any, Any]) -> _Parts:
                 found[kind][int(match[1]) if match[1] else -1] = value
     for kind, target in (("W", parts.W), ("b", parts.b)):
         numbered = found[kind]
-        if set(numbered) == {-1} and _is_sequence(numbered[-1]) and _listed(numbered[-1]):
+        if (
+            set(numbered) == {-1}
+            and not one_layer
+            and _is_sequence(numbered[-1])
+            and _listed(numbered[-1])
+        ):
             target += list(numbered[-1])
         else:
             target += [numbered[number] for number in sorted(numbered)]
@@ -178,6 +189,9 @@ def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
     if len(items) == 1 and _is_sequence(items[0]) and (bias or _nested(items[0], 3)):
         inner = _from_sequence(list(items[0]), expected)
         return None if inner is None else _Parts(inner.W, inner.b, loss)
+    both = len(items) == 2 and bias and layers > 1 and all(map(_listed, items))
+    if both and _fit(items[1], items[0], expected) > _fit(items[0], items[1], expected):
+        items.reverse()  # (db, dW)
     if len(items) == layers and all(_is_pair(item) for item in items):
         pairs = [(item[0], item[1]) for item in items]
         if layers != 2 or _fit([p[0] for p in pairs], [p[1] for p in pairs], expected) > _fit(

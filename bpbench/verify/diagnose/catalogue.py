@@ -33,6 +33,7 @@ REMEDIES: dict[str, str] = {
     "labels changed": "use y as it is given",
     "labels inverted": "check what 1 means in y",
     "labels of other samples": "keep the rows of x and y in the same order",
+    "index of the rows missing": "index each row too: p[range(m), y] -= 1",
     "labels scaled to -1 and 1": "use y as it is, from 0 to 1",
     "second term of the cross-entropy missing": "derive -y log a - (1-y) log(1-a) as a whole",
     "sign inside the cross-entropy": "the derivative is -y/a + (1-y)/(1-a)",
@@ -60,6 +61,7 @@ REMEDIES: dict[str, str] = {
     "wrong derivative": "check the formula of f'",
     "ReLU mask from the wrong place": "mask with the layer's own z",
     "ReLU mask inverted": "f' is 1 where z is above 0",
+    "parentheses missing in f'": "put f' in parentheses",
     "z >= 0": "the convention of all frameworks is f'(0) = 0: use z > 0",
     # The way back
     "product rule: a term of f' missing": "f is a product: (u v)' = u' v + u v'",
@@ -67,6 +69,7 @@ REMEDIES: dict[str, str] = {
     "f' added, not multiplied": "multiply the error by f'(z), entry by entry",
     "wrong Jacobian of the softmax": "dz_i = a_i (da_i - sum over j of a_j da_j), for each sample",
     "reshape where a transpose belongs": "use .T: reshape keeps the order of the entries in memory",
+    "samples left out": "let every sample count: check the loop, or the slice, over the samples",
     "samples weighted": "every sample counts the same in the mean",
     "W not transposed": "W's other index must be summed on the way back",
     "wrong W": "use the weights of the layer above",
@@ -87,6 +90,9 @@ REMEDIES: dict[str, str] = {
     "sum not reset in a loop": "set the sum to zero inside the loop, before each turn",
     "a loop ends too early": "check where the loop starts and ends",
     "dW zero": "fill it",
+    "gradient zero": "look for a loop that ends too early, or a factor that is 0: an integer "
+    "division, a mask, a * 1 - a without parentheses",
+    "activation applied twice": "apply it once; losses that take logits apply it themselves",
     "layers in reverse order": "return the gradients in the order of the layers",
     # db
     "db averaged": "sum delta over the rows; the 1/m is in it already",
@@ -111,11 +117,13 @@ REMEDIES: dict[str, str] = {
     "network with yours",
     "activation missing in the forward pass": "apply the activation",
     "z normalised in the forward pass": "switch batch or layer normalisation off to verify",
+    "a scaled in the forward pass": "take a as it is: dropout's factor belongs to dropout",
     "z scaled in the forward pass": "take z as it is: a temperature is no part of the network",
     "softmax over the wrong axis": "normalise each sample by itself",
     # Precision and behaviour
-    "float32 somewhere": "look for a cast, a float32 constant or array",
-    "float16 somewhere": "look for a cast to half precision",
+    "float32 somewhere": "look for a cast, a float32 constant or array, or for differences in the "
+    "place of derivatives",
+    "float16 somewhere": "look for a cast to half precision, or for numbers that are rounded",
     "inputs changed in place": "copy before changing anything that was passed in",
     "not deterministic": "switch dropout and noise off to verify",
     "arguments ignored": "use the arguments, not variables of the module",

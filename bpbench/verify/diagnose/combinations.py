@@ -176,6 +176,13 @@ def _epsilons(case: Case, chain: Chain, evidence: LayerEvidence) -> Iterator[Ter
     yield Terms("epsilon in the denominator", columns(e), read)
 
 
+def _term(weight: float, factor: str) -> str:
+    """A weight times what it is the weight of: 2 a, a^2, -a, 1."""
+    if factor and abs(abs(weight) - 1) < 1e-9:
+        return factor if weight > 0 else f"-{factor}"
+    return f"{weight:.4g} {factor}".strip()
+
+
 # ── f' that is some other formula ──────────────────────────────────────────────────────────────
 
 
@@ -201,7 +208,7 @@ def _slopes(case: Case, chain: Chain, layer: int, errors: Arrays) -> Iterator[Te
         def read(weights: Array, name: str = name) -> str | None:
             size = float(np.abs(weights).max())
             shown = [
-                f"{w:.4g}{'' if not power else f' {name}' if power == 1 else f' {name}^2'}"
+                _term(w, ("", name, f"{name}^2")[power])
                 for power, w in enumerate(weights)
                 if abs(w) > 1e-6 * size
             ]
@@ -211,10 +218,12 @@ def _slopes(case: Case, chain: Chain, layer: int, errors: Arrays) -> Iterator[Te
 
     def sides(i: int, probe: Probe, reading: Reading) -> list[Array]:
         above = reading.z[layer] > 0
-        return [errors[i] * above, errors[i] * ~above]
+        return [errors[i] * above, errors[i] * ~above, errors[i] * ~above * reading.a[layer]]
 
     def read_sides(weights: Array) -> str | None:
-        return f"f' is {weights[0]:.4g} above 0 and {weights[1]:.4g} below"
+        bend = f" {weights[2]:+.4g} a" if abs(weights[2]) > 1e-6 else ""
+        low = 0.0 if abs(weights[1]) < 1e-9 else weights[1]
+        return f"f' is {weights[0]:.4g} above 0 and {low:.4g}{bend} below"
 
     if chain.readings[0].functions[layer] in ("relu", "leaky_relu", "elu"):
         yield Terms("wrong derivative", _each(case, chain, sides), read_sides)

@@ -23,6 +23,7 @@ from bpbench.verify.diagnose.forward import (
     known_output,
     lost_inputs,
     only_factors,
+    scaled_hidden,
     starts,
 )
 from bpbench.verify.diagnose.layerwise import explain_layer
@@ -124,7 +125,8 @@ def _explain(case: Case, begun: Sequence[Chain]) -> list[Chain]:
         chains += follow(case, wrong_output, known_output, bound)
     if min(c.cost for c in chains) > 2.5:
         bound = min(c.cost for c in chains)
-        chains += follow(case, list(changed_hidden(case)), only_factors, bound)
+        guessed = [*changed_hidden(case), *scaled_hidden(case)]
+        chains += follow(case, guessed, only_factors, bound)
         chains += changed_inputs(case, bound)
     return sorted(chains, key=lambda c: c.cost)
 

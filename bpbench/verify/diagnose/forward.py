@@ -6,6 +6,7 @@ was; other forward passes are tried where the right one leaves something unexpla
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from bpbench.verify.diagnose.chains import UNKNOWN, Arrays, Case, Chain, Mistake
 from bpbench.verify.diagnose.evidence import aligned
 from bpbench.verify.diagnose.gradients import inputs as inputs_of
 from bpbench.verify.diagnose.layerwise import evidence_of, explain_layer, right_delta
+from bpbench.verify.diagnose.output_deltas import output_deltas
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Change
 
@@ -232,6 +234,57 @@ def changed_hidden(case: Case) -> Iterator[Chain]:
         for change in _changes(case, case.layers - 1):
             if change.tensor == "z" and change.function is None and not change.transpose:
                 yield _start(case, dict.fromkeys(range(case.layers), change), {})
+
+
+def scaled_hidden(case: Case) -> Iterator[Chain]:
+    """Forward passes in which a, or z, of one hidden layer or of all has the factor that the
+    output's db tells of.
+    """
+    hidden = range(case.layers - 1)
+    groups = [(layer,) for layer in hidden] + ([tuple(hidden)] if len(hidden) > 1 else [])
+    for layers, what in itertools.product(groups, ("a", "z")):
+        k = _fitted(case, layers, what)
+        if k is None:
+            continue
+        say = f"{what} is multiplied by {k:.6g}"
+        change = _scaling(f"{what} scaled in the forward pass", what, say, k)
+        yield _start(case, dict.fromkeys(layers, change), {})
+
+
+def _scaling(mistake: str, tensor: str, say: str, k: float) -> Change:
+    """The change that multiplies a, or z, by k."""
+    if tensor == "a":
+        return Change(mistake, tensor, say, scale=k)
+    return Change(mistake, tensor, say, sign=k)
+
+
+def _fitted(case: Case, layers: Sequence[int], what: str) -> float | None:
+    """The factor with which the right formulas give the output's db in every probe; None where
+    there is none, or no db.
+    """
+    last = case.layers - 1
+    found = [answer.b[last] for answer in case.answers if answer.b]
+    if not found or not all(map(usable, found)):
+        return None
+
+    def miss(k: float) -> Array:
+        changed = dict.fromkeys(layers, _scaling("", what, "", k))
+        read = [readings.read(probe, changed) for probe in case.probes]
+        deltas = [
+            next(output_deltas(probe, reading)).value
+            for probe, reading in zip(case.probes, read, strict=True)
+        ]
+        return np.concatenate([d.sum(axis=0) - f for d, f in zip(deltas, found, strict=True)])
+
+    best = min((0.1, 0.3, 0.6, 0.9, 1.2, 1.7, 3.0), key=lambda k: float((miss(k) ** 2).sum()))
+    for _ in range(12):  # Gauss and Newton's steps
+        left = miss(best)
+        slope = (miss(best * (1 + 1e-6)) - left) / (best * 1e-6)
+        best -= float(slope @ left) / max(float(slope @ slope), 1e-300)
+    size = max(float(np.abs(f).max(initial=0)) for f in found)
+    if not np.abs(miss(best)).max() <= 1e2 * case.tolerance * size or abs(best - 1) < 1e-6:
+        return None
+    return float(f"{best:.9g}")
 
 
 def changed_inputs(case: Case, bound: float) -> Iterator[Chain]:

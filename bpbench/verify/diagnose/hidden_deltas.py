@@ -76,6 +76,18 @@ def backs(
         yield Guess(each.mistakes, each.value @ W)
 
 
+def _unbracketed(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[Guess]:
+    """The error times a (1 - a), or 1 - a^2, written without the parentheses."""
+    name, a, m = reading.functions[layer], reading.a[layer], probe.samples
+    if name not in ("sigmoid", "tanh"):
+        return
+    first, rest = (back * a, a) if name == "sigmoid" else (back, a * a)
+    say = "the error is multiplied by " + ("a * 1 - a" if name == "sigmoid" else "1 - a^2")
+    say += " without parentheses: all but the first factor is subtracted"
+    for average in (1, m):  # before the division by m, or after it
+        yield guess("parentheses missing in f'", say, first - rest / average)
+
+
 def _bias_column(
     probe: Probe, layer: int, deltas: Sequence[Array | None], back: Array, slope: Array
 ) -> Iterator[Guess]:
@@ -117,6 +129,7 @@ def hidden_deltas(
     yield from some_of(back * slope)
     yield from misshapen(back * slope, "delta")
     yield guess("f' added, not multiplied", "f'(z) is added to the error", back + slope)
+    yield from _unbracketed(probe, reading, layer, back)
     yield from _bias_column(probe, layer, deltas, back, slope)
     for each in comes[1:]:
         for factor in factors[1:12]:

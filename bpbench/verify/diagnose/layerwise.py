@@ -15,7 +15,9 @@ import numpy as np
 from bpbench.network import Array
 from bpbench.verify.diagnose.chains import UNKNOWN, UNKNOWN_COST, Arrays, Case, Chain, Mistake
 from bpbench.verify.diagnose.combinations import combinations
+from bpbench.verify.diagnose.decays import decay_mistakes, name_decay
 from bpbench.verify.diagnose.evidence import Explanation, LayerEvidence, Mistakes
+from bpbench.verify.diagnose.fits import fit
 from bpbench.verify.diagnose.gradients import bias_gradients, weight_gradients
 from bpbench.verify.diagnose.guesses import Guess
 from bpbench.verify.diagnose.hidden_deltas import hidden_deltas
@@ -70,43 +72,6 @@ def right_delta(case: Case, chain: Chain, layer: int) -> tuple[Arrays, Arrays]:
     return tuple(deltas), tuple(errors)
 
 
-def decay_mistakes(case: Case, chain: Chain, layer: int, scale: Array | None) -> list[Mistake]:
-    """What is wrong with the multiple of W in dW, for a gradient that has a factor otherwise."""
-    k = chain.decays[layer]
-    return [] if k is None else name_decay(case, layer, k, scale)
-
-
-def name_decay(case: Case, layer: int, k: Array, scale: Array | None) -> list[Mistake]:
-    """What is wrong with dW that holds W ``k`` times, (P,)."""
-    l2 = np.array([probe.l2 for probe in case.probes])
-    near = max(1e3 * case.tolerance, 1e-7)
-    for meant in (l2, l2 if scale is None else l2 * scale):
-        if np.allclose(k, meant, rtol=near, atol=near * 1e-3):
-            return []
-    return [Mistake(_named_decay(k, l2, case), layer, "dW", _said_decay(k, l2))]
-
-
-def _named_decay(k: Array, l2: Array, case: Case) -> str:
-    if not l2.all():
-        return "L2 that the loss does not have"
-    samples = np.array([probe.samples for probe in case.probes])
-    names = (
-        ("L2 missing", np.zeros_like(l2)),
-        ("L2 doubled", 2 * l2),
-        ("L2 over m", l2 / samples),
-        ("L2 with the wrong sign", -l2),
-    )
-    for name, meant in names:
-        if np.allclose(k, meant, rtol=1e-4, atol=1e-6 * float(l2.max())):
-            return name
-    return "L2 off by a factor"
-
-
-def _said_decay(k: Array, l2: Array) -> str:
-    found = ", ".join(f"{v:.4g}" for v in dict.fromkeys(np.round(k, 10).tolist()))
-    return f"dW holds {found} times W, where the loss has {l2.max():.4g}"
-
-
 def _clipped(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> list[Guess] | None:
     """The right arrays cut off at the largest size that was found; None where too few entries are
     larger to tell, or where every probe would have a limit of its own.
@@ -117,7 +82,9 @@ def _clipped(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> lis
         for array, limit in zip(right, limits, strict=True)
     ]
     reached = [limit for limit, entries in zip(limits, cut, strict=True) if entries]
-    if sum(cut) < 3 or not np.allclose(reached, reached[0], rtol=1e-6):
+    averaged = [limit * len(array) for limit, array in zip(limits, right, strict=True)]
+    averaged = [limit for limit, entries in zip(averaged, cut, strict=True) if entries]
+    if sum(cut) < 3 or not any(np.allclose(r, r[0], rtol=1e-6) for r in (reached, averaged)):
         return None
     key = (("clipping", f"{tensor}'s entries stop at the same largest size"),)
     return [
@@ -252,16 +219,40 @@ class _Layer:
         factors = self.evidence.proportional(self.right)
         if factors is None or self.evidence.read(factors, "delta"):
             return
+        cost, mistake = self._length(factors)
+        deltas = tuple(f * d for f, d in zip(factors, self.right, strict=True))
+        found = self._at((mistake,), "delta")
+        yield self._chain(found, cost, deltas, self._scale(factors))
+
+    def _length(self, factors: Array) -> tuple[float, tuple[str, str]]:
+        """What a right direction of a wrong length is: a gradient made of a fixed length, or
+        unknown.
+        """
         shown = ", ".join(f"{f:.4g}" for f in factors)
-        name, say = UNKNOWN, f"it has the right direction, but {shown} times the right length"
+        say = f"it has the right direction, but {shown} times the right length"
         for rule, lengths in lengths_of(self.case, self.evidence, self.right).items():
             rest = factors * lengths
             if np.allclose(rest, rest[0], rtol=max(1e2 * self.case.tolerance, 1e-8)):
-                name, say = "gradient normalised", f"{say}: {rest[0]:.4g} over {rule}"
-                break
-        deltas = tuple(f * d for f, d in zip(factors, self.right, strict=True))
-        found = self._at(((name, say),), "delta")
-        yield self._chain(found, 1.5 if name != UNKNOWN else 2.5, deltas, self._scale(factors))
+                return 1.5, ("gradient normalised", f"{say}: {rest[0]:.4g} over {rule}")
+        return 2.5, (UNKNOWN, say)
+
+    def _alone_in_length(self, tensor: str) -> list[_Option]:
+        """dW or db that has the right direction, but not the right length."""
+        if tensor == "dW":
+            right = [d.T @ below for d, below in zip(self.right, self.evidence.below, strict=True)]
+            found = self.evidence.dW
+        else:
+            right, found = [d.sum(axis=0) for d in self.right], self.evidence.db
+        if any(array.size < 2 for array in found):
+            return []
+        fits = [fit(r.reshape(1, -1), f.ravel()) for r, f in zip(right, found, strict=True)]
+        if any(f.miss[0] > self.case.tolerance for f in fits):
+            return []
+        factors = np.array([f.factor[0] for f in fits])
+        if self.evidence.read(factors, tensor):
+            return []
+        cost, mistake = self._length(factors)
+        return [_Option(cost, None, (), (mistake,))]
 
     # ── dW and db by themselves ────────────────────────────────────────────────────────────────
 
@@ -298,6 +289,7 @@ class _Layer:
                 for e in self.evidence.explain_array(values, guesses, tensor)
             ]
         options += self._decayed_bias() if tensor == "db" else self._decayed_weights()
+        options += self._alone_in_length(tensor)
         if tensor == "dW":
             options += self._decayed_by_sign()
         return sorted(options, key=lambda option: option.cost)[:4]
@@ -376,6 +368,8 @@ class _Layer:
             cost -= len(W.delta_mistakes)
             assert W.delta is not None
             yield self._chain([*self._at(W.delta_mistakes, "delta"), *own], cost, W.delta)
+            if self.layer == 0:
+                return
             yield self._chain([*self._at(W.delta_mistakes, "dW"), *own], cost + 0.2, self.right)
             return
         here = [*self._at(W.delta_mistakes, "dW"), *self._at(b.delta_mistakes, "db"), *own]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bpbench.network import Array
+from bpbench.verify.diagnose.functions import FUNCTIONS
 from bpbench.verify.diagnose.guesses import Guess, guess, misshapen, some_of
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.diagnose.readings import Reading
@@ -43,8 +44,8 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
     right = times_slope(reading, error) if loss == "half_squared_error" else error
     if loss == "half_squared_error":
         yield Guess((), right)
-        for each in slopes(probe, reading, layer, error):
-            if each.mistakes:
+        for number, each in enumerate(slopes(probe, reading, layer, error)):
+            if number or each.mistakes:
                 yield Guess(each.mistakes, error * each.value)
         yield from _squared_errors(probe, reading)
     else:
@@ -82,9 +83,16 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
         for each in slopes(probe, reading, layer, slope):
             if each.mistakes and each.mistakes[0][0] != "output f' missing":
                 yield Guess(each.mistakes, slope * each.value)
+        if reading.functions[-1] in FUNCTIONS:
+            say = f"{reading.functions[-1]} is applied twice: the loss is given a, and wants z"
+            again = FUNCTIONS[reading.functions[-1]](o)[0]
+            yield guess("activation applied twice", say, times_slope(reading, (again - y) / m))
+            yield guess("activation applied twice", say, (again - y) / m)
         hard = np.eye(o.shape[1])[o.argmax(axis=1)] if o.shape[1] > 1 else np.round(o)
         for say, wrong in (("chosen class", hard), ("rounded output", np.round(o))):
             yield guess("predictions rounded", f"the error is that of the {say}", (wrong - y) / m)
+        say = "1 is taken from the columns of all the batch's classes, in every row (p[:, y] -= 1)"
+        yield guess("index of the rows missing", say, (o - y.max(axis=0)) / m)
         yield guess("1/m in one term only", "y is not divided by m, as a is", o / m - y)
         yield guess("1/m in one term only", "a is not divided by m, as y is", o - y / m)
         for say, wrong in _levelled(o - y):

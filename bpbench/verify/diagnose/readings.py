@@ -48,6 +48,7 @@ class Change:
     transpose: bool = False
     sign: float = 1.0
     norm: str | None = None
+    scale: float = 1.0
 
 
 NORMS: Mapping[str, Callable[[Array], Array]] = {
@@ -146,4 +147,5 @@ def step(probe: Probe, layer: int, below: Array, change: Change | None) -> tuple
         z = NORMS[change.norm](z)
     name = change.function or name
     with np.errstate(all="ignore"):
-        return change.sign * z, function_of(name)(change.sign * z)[0], name
+        a = change.scale * function_of(name)(change.sign * z)[0]
+        return change.sign * z, a, name

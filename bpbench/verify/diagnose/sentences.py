@@ -25,7 +25,8 @@ def forward_lost(layer: int) -> Finding:
     say = (
         f"layer {at}, {place}: dW[{layer}] was made with another {place} than the network has, and "
         "the output is not the right one either: the forward pass goes wrong here, in a way that "
-        "nothing known explains (dropout left on, a normalisation and rounding look like this). "
+        "nothing known explains (dropout left on, a normalisation, a skip connection, weights that "
+        "move between the samples look like this). "
         "What lies above and below follows from it"
     )
     return Finding(UNKNOWN, at, tensor, say, certain=False)
@@ -41,6 +42,11 @@ def findings(case: Case, best: Chain, others: Sequence[Chain]) -> Iterator[Findi
         seen.add(place)
         sure = mistake.name != UNKNOWN and all(place in other for other in theirs)
         sure = sure and not mistake.name.startswith("float")
+        # where dW and db of a layer above agree on no delta, its input may be wrong, and so all
+        sure = sure and not any(
+            m.name == UNKNOWN and m.layer > mistake.layer and m.tensor != "delta"
+            for m in best.mistakes
+        )
         yield Finding(
             mistake.name, mistake.layer, mistake.tensor, _say(case, best, mistake, sure, others),
             sure,
@@ -68,6 +74,8 @@ def _say(case: Case, chain: Chain, mistake: Mistake, sure: bool, others: Sequenc
     text += f". {advice[0].upper()}{advice[1:]}" if advice else ""
     if sure:
         return f"{text}. Certain: it gives these very numbers on {batch_of(case.probes)}"
+    if not others:
+        return f"{text}. Possible: it would follow if nothing unknown above reached down to here"
     return f"{text}. Possible; as possible: {_alternatives(chain, others)}"
 
 

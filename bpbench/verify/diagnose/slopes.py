@@ -26,6 +26,11 @@ def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[
     below = probe.x if layer == 0 else reading.a[layer - 1]
     if slope is not None:
         yield Guess((), slope)
+        meant = probe.network.activations[layer]
+        if name != meant:  # the forward pass alone is wrong
+            own = FUNCTIONS[meant](z)[1]
+            yield from () if own is None else (Guess((), own),)
+            yield from (Guess((), OF_OUTPUT[meant](a)),) if meant in OF_OUTPUT else ()
         yield guess(missing, "f'(z) is missing", np.ones_like(z))
         yield guess("f'(a)", "f' is given a, not z", _slope(reading, layer, a))
         if name in OF_OUTPUT:

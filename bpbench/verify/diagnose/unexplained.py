@@ -12,7 +12,7 @@ from bpbench.verify.diagnose.evidence import LayerEvidence
 
 def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, Array]:
     """By what a gradient may be divided to have a fixed length, (P,) each."""
-    own, whole, largest, losses = [], [], [], []
+    own, biases, whole, largest, losses = [], [], [], [], []
     for i, probe in enumerate(case.probes):
         true = truth.backpropagate(
             probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
@@ -20,11 +20,13 @@ def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, 
         dW = right[i].T @ evidence.below[i]
         every = np.concatenate([g.ravel() for g in (*true.gradients.W, *true.gradients.b)])
         own.append(float(np.linalg.norm(dW)))
+        biases.append(float(np.linalg.norm(right[i].sum(axis=0))))
         whole.append(float(np.linalg.norm(every)))
         largest.append(float(np.abs(every).max()))
         losses.append(1 / float(true.loss or 1))
     return {
         "the length of dW": np.array(own),
+        "the length of db": np.array(biases),
         "the length of the whole gradient": np.array(whole),
         "the largest entry of the gradient": np.array(largest),
         "1 / loss": np.array(losses),
@@ -49,7 +51,10 @@ def pattern(implied: Arrays, right: Arrays) -> tuple[float, tuple[str, str]] | N
                 break
             weights.append(weight)
         else:
-            shown = ", ".join(f"{w:.4g}" for w in weights[0])
+            out = [np.abs(weight) < 1e-9 * np.abs(weight).max() for weight in weights]
+            shown = ", ".join(
+                "0" if zero else f"{w:.4g}" for w, zero in zip(weights[0], out[0], strict=True)
+            )
             say = f"each {what} has a factor of its own ({shown} in the first probe)"
-            return 2.0, (name, say)
+            return 2.0, (f"{what}s left out" if all(map(np.any, out)) else name, say)
     return None
