@@ -220,9 +220,9 @@ class CompiledTorchModel(TorchModel):
         t = torch.zeros((), dtype=torch.float64, device=self.backend.device) if adam else None
         self.state: Any = (t, *map(self._zeros, (adam, momentum)))
 
-    def _zeros(self, needed: bool) -> list[Tensor | None]:
+    def _zeros(self, needed: bool) -> list[Tensor]:
         """A moment of each parameter, where the optimizer has it: each costs time in every call."""
-        return [torch.zeros_like(tensor) if needed else None for tensor in self.tensors]
+        return [torch.zeros_like(tensor) for tensor in self.tensors] if needed else []
 
     @torch.no_grad()
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
@@ -297,13 +297,15 @@ def _step(
     (dW, db), loss = torch.func.grad_and_value(objective, argnums=(0, 1))(W, b)
     t, m, v = state
     t = None if t is None else t + 1
+    none = [None] * (len(W) + len(b))
     moved, new_m, new_v = [], [], []
-    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m, v, strict=True):
+    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m or none, v or none, strict=True):
         p, m_p, v_p = _update(optimizer, p, g, m_p, v_p, t)
         moved.append(p)
         new_m.append(m_p)
         new_v.append(v_p)
-    return tuple(moved[: len(W)]), tuple(moved[len(W) :]), (t, new_m, new_v), loss
+    state = t, new_m if m else m, new_v if v else v
+    return tuple(moved[: len(W)]), tuple(moved[len(W) :]), state, loss
 
 
 def _several_steps(
