@@ -119,10 +119,11 @@ def speed(cells: pd.DataFrame) -> Table:
         (
             "First call: tracing and compiling included. Step: a training step once all is "
             "compiled, with the interval of its median. Of limit: of the speed of the step's bare "
-            "matrix products in NumPy, timed in the same rounds; above 100 % where NumPy's calls cost "
-            "more than its products, or another library's are faster. CPU/wall: cores that were busy. Vs fastest: times the fastest "
-            "step of the same work; ≈ where no difference was seen, with how large a one could "
-            "have hidden. Repaid after: so many steps until the first call, where it takes longer "
+            "matrix products in NumPy, timed in the same rounds; above 100 % where NumPy's calls "
+            "cost more than its products, or another library's are faster. CPU/wall: cores that "
+            "were busy. Vs fastest: times the fastest step of the same work; ≈ where no "
+            "difference was seen, with how large a one could have hidden. Repaid after: so many "
+            "steps until the first call, where it takes longer "
             "than that of another mode of the same backend, has paid.",
             *_noise(frame),
             *_disturbed(frame),
