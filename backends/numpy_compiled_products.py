@@ -11,6 +11,7 @@ from typing import Any
 import numba
 
 from backends.numpy_compiled_tiles import at, lanes, tile, transpose_block
+from backends.numpy_compiled_vectors import REGISTERS
 
 njit: Any = numba.njit
 compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -19,13 +20,13 @@ compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=T
 inlined = njit(error_model="numpy", inline="always")
 """for those that are called in one place: one compilation less."""
 
-WIDTH = 4
-"""Registers that a tile is wide, at most: with 4 rows, half of what AVX-512 has."""
+WIDTH = 4 if REGISTERS == 32 else 2
+"""Registers that a tile is wide, at most: with 6 rows, three quarters of all there are."""
 
 STEPS_AT_ONCE = 128
 """Of a product's inner dimension: so much of WIDTH registers' columns stays in the L1 cache."""
 
-PACKED_ROWS = 256
+PACKED_ROWS = 192
 """Rows of A that go through all columns of B before the next, so that they stay in the L2 cache."""
 
 PACKED_FROM_STEP, PACKED_FROM_ROWS = 512, 64
@@ -43,7 +44,7 @@ def _rows_of_tiles(tall, short, registers):
             tile(tall, registers, at(A, i * a_row), a_row, a_step, B, b_step, at(C, i * c_row),
                  c_row, at(base, i * base_row), base_row, decay, columns, steps)  # fmt: skip
             i += tall
-        if i + short <= m:
+        while i + short <= m:
             tile(short, registers, at(A, i * a_row), a_row, a_step, B, b_step, at(C, i * c_row),
                  c_row, at(base, i * base_row), base_row, decay, columns, steps)  # fmt: skip
             i += short
@@ -58,7 +59,7 @@ def _rows_of_tiles(tall, short, registers):
 narrow, medium, wide = (
     _rows_of_tiles(8, 4, 1),
     _rows_of_tiles(6, 4, 2),
-    _rows_of_tiles(4, 2, 4),
+    _rows_of_tiles(6, 2, WIDTH),
 )
 
 

@@ -25,17 +25,15 @@ intrinsic: Any = _intrinsic
 INT32, INT64, BIT = ir.IntType(32), ir.IntType(64), ir.IntType(1)
 
 
-def _features() -> set[str]:
-    return {name for name, there in llvm.get_host_cpu_features().items() if there}
+def _registers() -> tuple[int, int]:
+    features = {name for name, there in llvm.get_host_cpu_features().items() if there}
+    if "avx512f" in features:
+        return 32, 64
+    return (16, 32) if "avx" in features else (32 if "neon" in features else 16, 16)
 
 
-def _register_bytes() -> int:
-    found = _features()
-    return 64 if "avx512f" in found else 32 if "avx" in found else 16
-
-
-REGISTER_BYTES = _register_bytes()
-"""Bytes of the widest vector register; LLVM splits vectors that are wider than the machine's."""
+REGISTERS, REGISTER_BYTES = _registers()
+"""How many vector registers there are, and bytes of the widest; LLVM splits what is too wide."""
 
 
 @dataclass(frozen=True)

@@ -254,11 +254,21 @@ def test_blas_and_tiles_lead_to_the_same_parameters(optimizer, rng, monkeypatch)
     assert 40 in asked
 
 
-def test_small_products_go_by_tiles_and_large_ones_by_blas_where_that_has_threads(monkeypatch):
-    monkeypatch.setattr(numpy_compiled, "blas_threads", lambda: 2)
-    assert [numpy_compiled.by_blas(*s) for s in [(4, 2, 3), (512, 784, 1024)]] == [False, True]
-    monkeypatch.setattr(numpy_compiled, "blas_threads", lambda: 1)
-    assert not numpy_compiled.by_blas(512, 784, 1024)
+@pytest.mark.parametrize(
+    ("register_bytes", "threads", "large"), [(64, 1, False), (64, 2, True), (32, 1, True)]
+)
+def test_blas_takes_large_products_where_it_is_faster(register_bytes, threads, large, monkeypatch):
+    monkeypatch.setattr(numpy_compiled, "REGISTER_BYTES", register_bytes)
+    monkeypatch.setattr(numpy_compiled, "blas_threads", lambda: threads)
+    assert not numpy_compiled.by_blas(64, 64, 32)
+    assert numpy_compiled.by_blas(512, 784, 1024) == large
+
+
+def test_blas_tells_its_number_of_threads():
+    code = "from backends.numpy_compiled import blas_threads; print(blas_threads())"
+    for threads in ("1", "2"):
+        done = _python(code, OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads)
+        assert done.stdout.strip() == threads, done.stderr
 
 
 # ── Around the compiled function ───────────────────────────────────────────────────────────────
