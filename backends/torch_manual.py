@@ -102,7 +102,7 @@ class ManualTorchModel(Model):
     backend: TorchManualBackend
 
     def __init__(self, backend: TorchManualBackend, network: MLP, parameters: Parameters) -> None:
-        self._buffers: dict[int, Buffers] = {}
+        self._buffers: dict[tuple[int, bool], Buffers] = {}
         self.dtype = getattr(torch, backend.dtype)
         super().__init__(backend, network, parameters)
 
@@ -168,7 +168,7 @@ class ManualTorchModel(Model):
 
     @torch.inference_mode()
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
-        made = self._made(order.shape[1])
+        made = self._made(order.shape[1], in_place=True)
         losses = torch.empty(len(order), dtype=x.dtype, device=x.device)
         plain = isinstance(optimizer, SGD) and not optimizer.momentum
         move = self._descend if plain else self._update
@@ -188,17 +188,23 @@ class ManualTorchModel(Model):
 
     # ── Sections 3.1 and 3.2 ───────────────────────────────────────────────────────────────────
 
-    def _made(self, m: int) -> Buffers:
-        """The buffers for m rows."""
-        if m in self._buffers:
-            return self._buffers[m]
+    def _made(self, m: int, in_place: bool = False) -> Buffers:
+        """The buffers for m rows.
+
+        Args:
+            in_place: whether a may take the place of a z that no step needs.
+        """
+        if (m, in_place) in self._buffers:
+            return self._buffers[m, in_place]
         kind: dict[str, Any] = {"dtype": self.dtype, "device": self.backend.device}
         x, *z = (torch.empty(m, n, **kind) for n in self.network.sizes)
         y, spare = torch.empty_like(z[-1]), torch.empty_like(z[-1])
         layers: list[Layer] = []
         for each, name in zip(z, self.network.activations, strict=True):
             lower = layers[-1] if layers else None
-            a, delta = torch.empty_like(each), torch.empty_like(each)
+            kept = not in_place or name not in ("sigmoid", "tanh") or each is z[-1]
+            a = torch.empty_like(each) if kept else each
+            delta = torch.empty_like(each)
             functions = ACTIVATE[name](each, a), TIMES_DERIVATIVE[name](delta, each, a)
             below = lower.a if lower else x
             layers.append(Layer(lower, below, each, a, delta, delta.T, *functions))
@@ -206,8 +212,9 @@ class ManualTorchModel(Model):
             top = layers[-1]
             top.activate = lambda: torch.exp(torch.log_softmax(top.z, 1, out=spare), out=top.a)
         ones = torch.ones(m, **kind)
-        self._buffers[m] = Buffers(x, y, layers, spare, ones.sum(), ones)
-        return self._buffers[m]
+        made = Buffers(x, y, layers, spare, ones.sum(), ones)
+        self._buffers[m, in_place] = made
+        return made
 
     def _forward(self, made: Buffers) -> None:
         """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)). Source: section 3.1."""
