@@ -238,11 +238,20 @@ class CompiledTorchModel(TorchModel):
 class UnrolledTorchModel(CompiledTorchModel):
     """Several steps in one compiled function; what is left of an order goes step by step."""
 
+    def __init__(self, backend: TorchBackend, network: MLP, parameters: Parameters) -> None:
+        self._compiled_for: set[tuple[Any, ...]] = set()
+        super().__init__(backend, network, parameters)
+
     @torch.no_grad()
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
         together = max(2, UNROLLED_LAYERS // self.network.layers)
         whole = len(order) - len(order) % together
         W, b, state = self.W, self.b, self.state
+        work = optimizer, x.shape, order.shape[1]
+        if not whole and work not in self._compiled_for:
+            # however short the first call is, compiling belongs to it, not to some later one
+            self._several_steps(optimizer, W, b, state, x, y, order[:1].repeat(together, 1))
+        self._compiled_for.add(work)
         losses = []
         for several in order[:whole].split(together) if whole else ():
             W, b, state, some = self._several_steps(optimizer, W, b, state, x, y, several)
