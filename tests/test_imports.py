@@ -93,7 +93,7 @@ def test_a_backend_imports_only_the_interface_and_no_other_backend(path):
         target.split(":")[0] for entry in BUILT_IN.values() for target in entry.targets.values()
     }
     for module in imported(path):
-        assert not any(module.startswith(backend) for backend in backends), module
+        assert not any(f"{module}.".startswith(f"{backend}.") for backend in backends), module
         if module.split(".")[0] == "bpbench":
             assert room(module) in BACKENDS_MAY_IMPORT, f"{path.name} imports {module}"
 
