@@ -28,8 +28,8 @@ from backends.numpy_compiled_kernels import (
     update,
     weighted_logarithms,
 )
-from backends.numpy_compiled_products import compiled, copy, inlined, njit, product
-from backends.numpy_compiled_tiles import at, gemm, pointer
+from backends.numpy_compiled_products import compiled, inlined, njit, product
+from backends.numpy_compiled_tiles import at, copy, gemm, pointer
 
 SUMMED_AT_ONCE = 4096
 """Numbers of which one sum is taken in the dtype itself; the sums are added in float64."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numba
 
-from backends.numpy_compiled_tiles import at, lanes, tile, transpose_block
+from backends.numpy_compiled_tiles import at, copy, lanes, tile, transpose_block
 from backends.numpy_compiled_vectors import REGISTERS
 
 njit: Any = numba.njit
@@ -61,12 +61,6 @@ narrow, medium, wide = (
     _rows_of_tiles(6, 4, 2),
     _rows_of_tiles(6, 2, WIDTH),
 )
-
-
-@inlined
-def copy(source, target, count):
-    for i in range(count):
-        target[i] = source[i]
 
 
 @compiled

@@ -21,6 +21,7 @@ from backends.numpy_compiled_vectors import (
     intrinsic,
     load,
     mask_of,
+    registers,
     splat,
     store,
     zeros,
@@ -75,12 +76,6 @@ def transpose_block(
         kind = float_of(signature.args[0])
         half = kind.lanes // 2
 
-        def places(start: Any, step: Any, count: Any, width: Any) -> Iterator[tuple[Any, Any]]:
-            for row in range(kind.lanes):
-                inside = builder.icmp_signed("<", INT64(row), count)
-                mask = mask_of(builder, kind, builder.select(inside, width, INT64(0)))
-                yield builder.gep(start, [builder.mul(INT64(row), step)]), mask
-
         low, high = (
             ir.Constant(
                 ir.VectorType(INT32, kind.lanes),
@@ -88,20 +83,51 @@ def transpose_block(
             )
             for start in (0, half)
         )
-        found = [
-            load(builder, kind, *place).value for place in places(source, s_row, rows, columns)
-        ]
-        for _ in range(kind.lanes.bit_length() - 1):
-            found = [
-                builder.shuffle_vector(one, other, order)
-                for one, other in zip(found[:half], found[half:], strict=True)
-                for order in (low, high)
-            ]
-        for value, place in zip(found, places(target, t_row, columns, rows), strict=True):
-            store(builder, Vector(builder, kind, value), *place)
+
+        def places(start: Any, step: Any, count: Any, width: Any) -> Iterator[tuple[Any, Any]]:
+            for row in range(kind.lanes):
+                inside = builder.icmp_signed("<", INT64(row), count)
+                mask = mask_of(builder, kind, builder.select(inside, width, INT64(0)))
+                yield builder.gep(start, [builder.mul(INT64(row), step)]), mask
+
+        def write(rows: Any, columns: Any) -> None:
+            taken = places(source, s_row, rows, columns)
+            found = [load(builder, kind, *place).value for place in taken]
+            for _ in range(kind.lanes.bit_length() - 1):
+                found = [
+                    builder.shuffle_vector(one, other, order)
+                    for one, other in zip(found[:half], found[half:], strict=True)
+                    for order in (low, high)
+                ]
+            for value, place in zip(found, places(target, t_row, columns, rows), strict=True):
+                store(builder, Vector(builder, kind, value), *place)
+
+        full = INT64(kind.lanes)
+        whole_block = builder.and_(
+            builder.icmp_signed(">=", rows, full), builder.icmp_signed(">=", columns, full)
+        )
+        with builder.if_else(whole_block) as (then, otherwise):
+            with then:  # the masks are constants, and so are none
+                write(full, full)
+            with otherwise:
+                write(rows, columns)
         return context.get_dummy_value()
 
     return types.void(source, whole, whole, whole, target, whole), generate
+
+
+@intrinsic
+def copy(context: Any, source: Any, target: Any, count: Any) -> Any:
+    """Copy so many numbers; in a loop of Numba's, LLVM would ask each time whether both overlap."""
+
+    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
+        source, target, count = arguments
+        with registers(builder, float_of(signature.args[0]), count) as (start, mask):
+            found = load(builder, float_of(signature.args[0]), builder.gep(source, [start]), mask)
+            store(builder, found, builder.gep(target, [start]), mask)
+        return context.get_dummy_value()
+
+    return types.void(source, target, types.intp), generate
 
 
 # ── Products ───────────────────────────────────────────────────────────────────────────────────

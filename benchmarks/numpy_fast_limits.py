@@ -1,14 +1,16 @@
-"""How near does numpy's mode ``fast`` come to its own matrix products?
+"""How near do numpy's modes ``fast`` and ``compiled`` come to their bare matrix products?
 
-Three ways to take the same training step are timed side by side, in rounds, on six workloads:
+Four ways to take the same training step are timed side by side, in rounds, on six workloads:
 
     products   nothing but the step's matrix products (np.dot into arrays made beforehand), in the
                layout of numpy_reference.py (a sample is a row) and of ``fast`` (it is a column)
     tutorial   the step as tutorials write it
     fast       bpbench's mode ``fast``, called as ``bpbench run`` calls it
+    compiled   bpbench's mode ``compiled``, the same
 
     python benchmarks/numpy_fast_limits.py --rounds 60
     python benchmarks/numpy_fast_limits.py --workload d --workload e --threads 2
+    python benchmarks/numpy_fast_limits.py --beside jax:scan
 
 Ratios travel from machine to machine, microseconds do not. On a machine that others use as well,
 trust the minima of many short rounds, and ``--clock cpu``, which does not run while others do.
@@ -32,7 +34,7 @@ from bpbench import MLP, SGD, get_backend, initial_parameters
 from bpbench.backend import Batches
 from bpbench.network import Array, Parameters
 
-THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
 
 Work = Callable[[int], object]
 """Takes so many steps."""
@@ -144,14 +146,24 @@ def tutorial(network: MLP, parameters: Parameters, x: Array, y: Array, order: Ar
 
 def fast(network: MLP, parameters: Parameters, x: Array, y: Array, order: Array) -> Work:
     """bpbench's own, as its worker calls it: data loaded, one ``run`` for all steps."""
-    model = get_backend("numpy", mode="fast", dtype=str(x.dtype)).model(network, parameters)
+    return bpbench_mode("numpy:fast", network, parameters, x, y, order)
+
+
+def bpbench_mode(
+    name: str, network: MLP, parameters: Parameters, x: Array, y: Array, order: Array
+) -> Work:
+    """A mode of bpbench's, such as numpy:compiled or jax:scan."""
+    model = get_backend(name, dtype=str(x.dtype)).model(network, parameters)
     data, optimizer = model.load(x, y), SGD(LEARNING_RATE)
     made: dict[int, Batches] = {}
 
     def work(steps: int) -> object:
         if steps not in made:
             made[steps] = model.batches(data, order[:steps])
-        return model.run(made[steps], optimizer)
+            model.run(made[steps], optimizer)  # whatever is compiled for so many steps is now
+        losses = model.run(made[steps], optimizer)
+        model.synchronize()
+        return losses
 
     return work
 
@@ -167,8 +179,8 @@ def problem(name: str) -> tuple[Parameters, Array, Array, Array]:
     return parameters, x, np.ascontiguousarray(y), rng.integers(0, ROWS, (MOST_STEPS, m))
 
 
-def subjects(name: str) -> dict[str, Work]:
-    """What is timed on one workload."""
+def subjects(name: str, beside: list[str]) -> dict[str, Work]:
+    """What is timed on one workload: numpy's, and whichever modes are wanted beside it."""
     network, m, dtype = WORKLOADS[name]
     given = problem(name)
     return {
@@ -176,7 +188,8 @@ def subjects(name: str) -> dict[str, Work]:
         "products, columns": products_by_columns(network, m, dtype),
         "tutorial": tutorial(network, *given),
         "fast": fast(network, *given),
-    }
+        "compiled": bpbench_mode("numpy:compiled", network, *given),
+    } | {name: bpbench_mode(name, network, *given) for name in beside}
 
 
 # ── Timing ─────────────────────────────────────────────────────────────────────────────────────
@@ -238,8 +251,9 @@ def options(description: str, **defaults: float) -> argparse.Namespace:
     add("--sample", type=float, default=0.002, help="seconds of a sample; 1 step may take longer")
     add("--workload", action="append", choices=sorted(WORKLOADS), help="default: all")
     add("--clock", choices=sorted(CLOCKS), default="wall", help="cpu: this thread's time alone")
+    add("--beside", action="append", default=[], help="another mode to time, such as jax:scan")
     chosen = parser.parse_args()
-    wanted = dict.fromkeys(THREAD_VARIABLES, str(chosen.threads))
+    wanted = dict.fromkeys(THREAD_VARIABLES, str(chosen.threads)) | {"JAX_ENABLE_X64": "1"}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **wanted})
     return chosen
@@ -271,14 +285,17 @@ def main() -> None:
     print(
         "\nMicroseconds a step, minimum / median; ratios of minima / median of ratios by round.\n"
     )
-    columns = ("products, rows", "products, columns", "tutorial", "fast")
+    columns = ("products, rows", "products, columns", "tutorial", "fast", "compiled",
+               *chosen.beside)  # fmt: skip
     compared = (
-        ("fast", "products, rows"), ("fast", "products, columns"), ("tutorial", "fast")
+        ("fast", "products, rows"), ("fast", "products, columns"), ("tutorial", "fast"),
+        ("compiled", "products, rows"), ("compiled", "fast"),
+        *(("compiled", name) for name in chosen.beside),
     )  # fmt: skip
     titles = ["", *columns, *(f"{above} : {below}" for above, below in compared)]
     print("| " + " | ".join(titles) + " |\n" + "|---" * len(titles) + "|")
     for name in chosen.workload or sorted(WORKLOADS):
-        times = timed(subjects(name), chosen)
+        times = timed(subjects(name, chosen.beside), chosen)
         cells = [name, *(spread(times[column]) for column in columns),
                  *(ratios(times, *pair) for pair in compared)]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
