@@ -36,7 +36,7 @@ MOST_ROWS = 1 << 25
 """Row numbers in a sample's order: 256 MiB."""
 ROWS_AT_ONCE = 10_000
 """Rows that are predicted in one call."""
-FRAMEWORKS = ("numpy", "scipy", "torch", "jax", "jaxlib", "optax", "tensorflow", "keras")
+FRAMEWORKS = ("numpy", "scipy", "numba", "torch", "jax", "jaxlib", "optax", "tensorflow", "keras")
 
 
 class Worker:
