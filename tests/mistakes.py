@@ -284,6 +284,9 @@ output(
     suits=entropy,
 )
 output("samples left out", lambda s, j: step_output(s, j) * (np.arange(s.m) < 2)[:, None])
+output("classes weighted", lambda s, j: (s.a[j] - s.y) * (1 + 2 * s.y) / s.m,
+       suits=lambda n, j: n.loss == "binary_cross_entropy")  # fmt: skip
+error("root of the loss", lambda s, j: (s.a[j] - s.y) / s.m / np.sqrt(np.mean((s.a[j] - s.y) ** 2)))
 output("label smoothing", lambda s, j: (s.a[j] - 0.9 * s.y - 0.1 / s.y.shape[1]) / s.m,
        "labels changed", suits=entropy)  # fmt: skip
 output("error of the chosen class",
@@ -415,6 +418,8 @@ kind("softmax over the wrong axis", {"a": lambda s, j: softmax(s.z[j], axis=0)},
      tensors="a", suits=lambda n, j: n.loss == "cross_entropy")  # fmt: skip
 kind("z normalised in the forward pass", {"z": lambda s, j: step_z(s, j) - step_z(s, j).mean(axis=0)},
      at="hidden", tensors="z")  # fmt: skip
+kind("W scaled in the forward pass", {"z": lambda s, j: step_z(s, j) + 0.01 * s.a[j - 1] @ s.W[j].T},
+     at="any", tensors="z", suits=biased)  # fmt: skip
 kind("a scaled in the forward pass", {"a": lambda s, j: 0.8 * step_a(s, j)}, at="hidden",
      tensors="a")  # fmt: skip
 kind("temperature", {"z": lambda s, j: step_z(s, j) / 3}, "z scaled in the forward pass",

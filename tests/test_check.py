@@ -342,6 +342,19 @@ def test_a_function_of_fixed_size_is_explained_on_that_size_and_not_called_certa
     assert not report.findings[0].certain
 
 
+def test_a_gradient_copied_from_another_layer_is_told_from_where():
+    right = Handwritten(MLP((3, 4, 4, 2)))
+
+    def function(W, b, x, y):
+        assert W[0].shape[0] == W[1].shape[0]
+        dW, db = right(W, b, x, y)
+        return dW, [db[0], db[0], db[2]]
+
+    report = bpbench.check(MLP((3, 4, 4, 2)), function)
+    assert ("db of another layer", 1, "db") in places(report)
+    assert "db[0] is returned as db[1] too" in str(report)
+
+
 def test_two_mistakes_in_the_lowest_layer_are_both_certain():
     def spoil(W, b, x, y, dW, db):
         h = people.sigmoid(x @ W[0].T + b[0])

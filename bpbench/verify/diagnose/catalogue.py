@@ -23,6 +23,7 @@ REMEDIES: dict[str, str] = {
     "divided by a size": "look for a mean where a sum belongs",
     "accumulated": "set the gradients to zero before each pass",
     "gradient normalised": "return the gradient itself, not one of a fixed length",
+    "root of the loss": "the loss is the mean squared error, not its root",
     "parameters returned, not gradients": "return the gradient, not the updated parameters",
     # The error of the output
     "output f' missing": "multiply dL/da by f'(z) of the output layer",
@@ -70,6 +71,7 @@ REMEDIES: dict[str, str] = {
     "wrong Jacobian of the softmax": "dz_i = a_i (da_i - sum over j of a_j da_j), for each sample",
     "reshape where a transpose belongs": "use .T: reshape keeps the order of the entries in memory",
     "samples left out": "let every sample count: check the loop, or the slice, over the samples",
+    "classes weighted": "both classes count the same in the loss",
     "samples weighted": "every sample counts the same in the mean",
     "W not transposed": "W's other index must be summed on the way back",
     "wrong W": "use the weights of the layer above",
@@ -82,6 +84,9 @@ REMEDIES: dict[str, str] = {
     # dW
     "dW transposed": "swap the two sides of the outer product",
     "wrong activation in dW": "use the layer's input a_{l-1}",
+    "dW of another layer": "return each layer's own",
+    "db of another layer": "sum this layer's own delta",
+    "delta of another layer in dW": "use this layer's own delta",
     "rows overwritten in a loop": "add up the samples (+=), do not overwrite (=)",
     "averaged before the outer product": "multiply sample by sample, then average",
     "absolute value": "keep the sign",
@@ -117,6 +122,7 @@ REMEDIES: dict[str, str] = {
     "network with yours",
     "activation missing in the forward pass": "apply the activation",
     "z normalised in the forward pass": "switch batch or layer normalisation off to verify",
+    "W scaled in the forward pass": "take W as it is",
     "a scaled in the forward pass": "take a as it is: dropout's factor belongs to dropout",
     "z scaled in the forward pass": "take z as it is: a temperature is no part of the network",
     "softmax over the wrong axis": "normalise each sample by itself",

@@ -15,7 +15,7 @@ import numpy as np
 from bpbench.network import Array
 from bpbench.verify.diagnose.chains import Arrays, Case, Chain, Mistake
 from bpbench.verify.diagnose.evidence import LayerEvidence
-from bpbench.verify.diagnose.output_deltas import loss_slope, times_slope
+from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas, times_slope
 from bpbench.verify.diagnose.probe import Probe, usable
 from bpbench.verify.diagnose.readings import Reading
 
@@ -139,6 +139,17 @@ def _output(case: Case, chain: Chain, evidence: LayerEvidence) -> Iterator[Terms
         yield Terms("labels changed", _each(case, chain, labels), read_labels)
         yield Terms("labels changed", _each(case, chain, labels), read_rescaled, shared=1)
 
+    def classes(i: int, probe: Probe, reading: Reading) -> list[Array]:
+        right = next(output_deltas(probe, reading)).value
+        return [right * probe.y, right * (1 - probe.y)]
+
+    def read_classes(weights: Array) -> str | None:
+        return (
+            f"the error counts {weights[0]:.4g} times where y is 1, {weights[1]:.4g} where it is 0"
+        )
+
+    if case.probes[0].network.loss == "binary_cross_entropy":
+        yield Terms("classes weighted", _each(case, chain, classes), read_classes)
     if not squared:
         yield from _epsilons(case, chain, evidence)
 

@@ -237,24 +237,30 @@ def changed_hidden(case: Case) -> Iterator[Chain]:
 
 
 def scaled_hidden(case: Case) -> Iterator[Chain]:
-    """Forward passes in which a, or z, of one hidden layer or of all has the factor that the
-    output's db tells of.
+    """Forward passes in which a, z or W of one layer or of all has the factor that the output's db
+    tells of.
     """
     hidden = range(case.layers - 1)
     groups = [(layer,) for layer in hidden] + ([tuple(hidden)] if len(hidden) > 1 else [])
-    for layers, what in itertools.product(groups, ("a", "z")):
+    every = [(case.layers - 1,), tuple(range(case.layers))]
+    asked = [*itertools.product(groups, ("a", "z", "W")), *((layers, "W") for layers in every)]
+    for layers, what in asked:
         k = _fitted(case, layers, what)
         if k is None:
             continue
         say = f"{what} is multiplied by {k:.6g}"
+        if what == "W" and not case.probes[0].b:
+            continue  # z tells the same
         change = _scaling(f"{what} scaled in the forward pass", what, say, k)
         yield _start(case, dict.fromkeys(layers, change), {})
 
 
 def _scaling(mistake: str, tensor: str, say: str, k: float) -> Change:
-    """The change that multiplies a, or z, by k."""
+    """The change that multiplies a, z, or W in the forward pass, by k."""
     if tensor == "a":
         return Change(mistake, tensor, say, scale=k)
+    if tensor == "W":
+        return Change(mistake, "z", say, weight=k)
     return Change(mistake, tensor, say, sign=k)
 
 

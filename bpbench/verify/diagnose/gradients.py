@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify.diagnose.functions import FUNCTIONS
 from bpbench.verify.diagnose.guesses import Guess, guess, misshapen
-from bpbench.verify.diagnose.probe import Probe
+from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Reading
 
 
@@ -116,3 +116,27 @@ def bias_gradients(delta: Array, below: Array, b: Array, z: Array, a: Array) -> 
         say = f"db is the sum of the layer's {name}, not of its delta"
         yield guess("db of another array", say, value.sum(axis=0))
     yield guess("units in reverse order", "db has the units in reverse order", delta.sum(0)[::-1])
+
+
+def of_other_layers(
+    answer: Answer, inputs: Sequence[Array], layer: int, tensor: str
+) -> Iterator[Guess]:
+    """dW or db of a layer, copied from another one, or made with another one's delta.
+
+    Args:
+        inputs: by layer, (m, n_in), what multiplies delta in dW.
+    """
+    arrays = answer.W if tensor == "dW" else answer.b
+    for other, array in enumerate(arrays):
+        if other != layer and array.shape == arrays[layer].shape and usable(array):
+            say = f"{tensor}[{other}] is returned as {tensor}[{layer}] too"
+            yield guess(f"{tensor} of another layer", say, array)
+    if tensor == "db":
+        return
+    units = len(arrays[layer])
+    for other, (dW, below) in enumerate(zip(arrays, inputs, strict=True)):
+        few = len(dW) == units and len(below) <= below.shape[1]
+        if other != layer and few and usable(dW) and np.isfinite(below).all():
+            delta = np.linalg.lstsq(below.T, dW.T, rcond=None)[0]
+            say = f"dW[{layer}] is made with delta[{other}]"
+            yield guess("delta of another layer in dW", say, delta.T @ inputs[layer])

@@ -18,12 +18,16 @@ from bpbench.verify.diagnose.combinations import combinations
 from bpbench.verify.diagnose.decays import decay_mistakes, name_decay
 from bpbench.verify.diagnose.evidence import Explanation, LayerEvidence, Mistakes
 from bpbench.verify.diagnose.fits import fit
-from bpbench.verify.diagnose.gradients import bias_gradients, weight_gradients
+from bpbench.verify.diagnose.gradients import (
+    bias_gradients,
+    of_other_layers,
+    weight_gradients,
+)
 from bpbench.verify.diagnose.guesses import Guess
 from bpbench.verify.diagnose.hidden_deltas import hidden_deltas
 from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas, paired_otherwise
 from bpbench.verify.diagnose.probe import usable
-from bpbench.verify.diagnose.unexplained import lengths_of, pattern
+from bpbench.verify.diagnose.unexplained import ROOT, lengths_of, pattern
 
 
 def explain_layer(case: Case, chain: Chain, layer: int) -> list[Chain]:
@@ -101,6 +105,7 @@ class _Option:
         delta: the delta it takes, and what is wrong with that; None for the right one.
         own: what is wrong with the array itself.
         whole: whether that is said of all of it, the L2 term included.
+        factors: (P,), what the right array is multiplied by, if by anything.
     """
 
     cost: float
@@ -108,6 +113,7 @@ class _Option:
     delta_mistakes: Mistakes
     own: Mistakes
     whole: bool = False
+    factors: Array | None = None
 
 
 WAY_BACK = "averaged over the samples on the way back"
@@ -233,7 +239,8 @@ class _Layer:
         for rule, lengths in lengths_of(self.case, self.evidence, self.right).items():
             rest = factors * lengths
             if np.allclose(rest, rest[0], rtol=max(1e2 * self.case.tolerance, 1e-8)):
-                return 1.5, ("gradient normalised", f"{say}: {rest[0]:.4g} over {rule}")
+                name = "root of the loss" if rule == ROOT else "gradient normalised"
+                return 1.5, (name, f"{say}: {rest[0]:.4g} over {rule}")
         return 2.5, (UNKNOWN, say)
 
     def _alone_in_length(self, tensor: str) -> list[_Option]:
@@ -277,7 +284,8 @@ class _Layer:
         if not any(array.any() for array in raw):
             return [_Option(1.0, None, (), ((f"{tensor} zero", f"{tensor} is all zeros"),), True)]
         options = [
-            _Option(e.cost, e.values if e.guess else None, e.guess, e.factor) for e in explanations
+            _Option(e.cost, e.values if e.guess else None, e.guess, e.factor, factors=e.factors)
+            for e in explanations
         ]
         trials = [(found, 0.0)]
         if tensor == "dW" and self.case.probes[0].l2:
@@ -312,6 +320,9 @@ class _Layer:
                 z, a = reading.z[self.layer], reading.a[self.layer]
                 guesses.append(list(bias_gradients(delta, below, b, z, a)))
                 right.append(delta.sum(axis=0))
+        for i, of_probe in enumerate(guesses):
+            inputs = [arrays[i] for arrays in self.chain.inputs]
+            of_probe += of_other_layers(self.case.answers[i], inputs, self.layer, tensor)
         clipped = _clipped(tensor, found, right)
         if clipped is None:
             return guesses
@@ -362,6 +373,8 @@ class _Layer:
 
     def _pair(self, W: _Option, b: _Option) -> Iterator[Chain]:
         decayed = [] if W.whole else self._decayed(None)
+        if decayed and W.factors is not None:  # the L2 term may have been multiplied with the rest
+            decayed = min(decayed, self._decayed(W.factors), key=len)
         cost = W.cost + b.cost + len(decayed)
         own = [*self._at(W.own, "dW"), *self._at(b.own, "db"), *decayed]
         if W.delta_mistakes and W.delta_mistakes == b.delta_mistakes:

@@ -49,6 +49,7 @@ class Change:
     sign: float = 1.0
     norm: str | None = None
     scale: float = 1.0
+    weight: float = 1.0
 
 
 NORMS: Mapping[str, Callable[[Array], Array]] = {
@@ -140,7 +141,7 @@ def step(probe: Probe, layer: int, below: Array, change: Change | None) -> tuple
     if change is None:
         change = Change("", "", "")
     W = probe.W[layer]
-    z = below @ (W if change.transpose else W.T)
+    z = change.weight * (below @ (W if change.transpose else W.T))
     if probe.b:
         z = z + change.bias * probe.b[layer]
     if change.norm is not None:

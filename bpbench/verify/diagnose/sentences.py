@@ -24,10 +24,10 @@ def forward_lost(layer: int) -> Finding:
     place, at, tensor = ("x", 0, "x") if not layer else (f"a[{layer - 1}]", layer - 1, "a")
     say = (
         f"layer {at}, {place}: dW[{layer}] was made with another {place} than the network has, and "
-        "the output is not the right one either: the forward pass goes wrong here, in a way that "
-        "nothing known explains (dropout left on, a normalisation, a skip connection, weights that "
-        "move between the samples look like this). "
-        "What lies above and below follows from it"
+        "the output is not the right one either: the forward pass goes wrong on the way there, in "
+        "a way that nothing known explains (dropout left on, a normalisation, a skip connection, "
+        "weights that move between the samples look like this). What lies above and below follows "
+        "from it"
     )
     return Finding(UNKNOWN, at, tensor, say, certain=False)
 

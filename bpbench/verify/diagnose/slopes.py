@@ -29,7 +29,10 @@ def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[
         meant = probe.network.activations[layer]
         if name != meant:  # the forward pass alone is wrong
             own = FUNCTIONS[meant](z)[1]
-            yield from () if own is None else (Guess((), own),)
+            if own is not None and not (
+                last and name == "identity"
+            ):  # that is z for a in the error
+                yield Guess((), own)
             yield from (Guess((), OF_OUTPUT[meant](a)),) if meant in OF_OUTPUT else ()
         yield guess(missing, "f'(z) is missing", np.ones_like(z))
         yield guess("f'(a)", "f' is given a, not z", _slope(reading, layer, a))

@@ -9,10 +9,12 @@ from bpbench.verify import truth
 from bpbench.verify.diagnose.chains import Arrays, Case
 from bpbench.verify.diagnose.evidence import LayerEvidence
 
+ROOT = "the root of the mean squared error"
+
 
 def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, Array]:
     """By what a gradient may be divided to have a fixed length, (P,) each."""
-    own, biases, whole, largest, losses = [], [], [], [], []
+    own, biases, whole, largest, losses, roots = [], [], [], [], [], []
     for i, probe in enumerate(case.probes):
         true = truth.backpropagate(
             probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
@@ -24,12 +26,14 @@ def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, 
         whole.append(float(np.linalg.norm(every)))
         largest.append(float(np.abs(every).max()))
         losses.append(1 / float(true.loss or 1))
+        roots.append(float(np.sqrt(2 * (true.loss or 1) / probe.network.sizes[-1])))
     return {
         "the length of dW": np.array(own),
         "the length of db": np.array(biases),
         "the length of the whole gradient": np.array(whole),
         "the largest entry of the gradient": np.array(largest),
         "1 / loss": np.array(losses),
+        ROOT: np.array(roots),
     }
 
 
