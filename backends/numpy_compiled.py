@@ -34,13 +34,14 @@ fast as OpenBLAS at its best where there is AVX-512, and slower from here on whe
 INTERRUPTIBLE = 1e10
 """Multiplications between two moments at which Ctrl-C is heard: some tenths of a second."""
 
-LOSSES = {"half_squared_error": SQUARED, "binary_cross_entropy": BINARY, "cross_entropy": 2}
 MULTIPLICATIONS_OF_A_STEP = 1e4
 """What a step takes whatever its size, in multiplications."""
 
+LOSSES = {"half_squared_error": SQUARED, "binary_cross_entropy": BINARY, "cross_entropy": 2}
 UPDATE_CODES = {name: code for code, name in enumerate(UPDATES)}
 ONES = {dtype: np.ones(1, dtype) for dtype in ("float32", "float64")}
 CODES = {name: code for code, name in enumerate([*ACTIVATIONS, "softmax"])}
+
 BATCH_SIZES = 2
 """For so many batch sizes the room is kept: the usual one and that of a last, short batch."""
 
@@ -162,7 +163,7 @@ class CompiledModel(ReferenceModel):
         self.P = empty(take.size, backend.dtype)
         self.P.fill(0)
         self.state: list[Array] = []
-        self.spaces: dict[int, Workspace] = {}
+        self.spaces: dict[tuple[int, bool], Workspace] = {}
         super().__init__(backend, network, parameters)
 
     def write_parameters(self, parameters: Parameters) -> None:
@@ -179,15 +180,18 @@ class CompiledModel(ReferenceModel):
         for mine, given in zip((*self.W, *self.b), (*parameters.W, *parameters.b), strict=True):
             mine[...] = given
 
+    def upload(self, array: Array) -> Array:
+        return np.require(array, requirements=["C", "A"])  # compiled code sees but an address
+
     def download(self, array: Array) -> Array:
         return np.array(array, order="C")
 
     def start(self, optimizer: Optimizer) -> None:
         self.t = 0
-        self.spaces.clear()
         name, _ = settings_of(optimizer, 1)
         count = {"scaled": 0, "Adam": 2}.get(name, 1)
-        self.state = [empty(self.P.size, self.backend.dtype) for _ in range(count)]
+        if len(self.state) != count:
+            self.state = [empty(self.P.size, self.backend.dtype) for _ in range(count)]
         for array in self.state:
             array.fill(0)
 
@@ -217,12 +221,12 @@ class CompiledModel(ReferenceModel):
 
     def _space(self, m: int, plain: bool) -> Workspace:
         """The room for batches of m; the latest used is the last, the first one goes."""
-        space = self.spaces.pop(m, None)
+        space = self.spaces.pop((m, plain), None)
         while len(self.spaces) >= BATCH_SIZES:
             self.spaces.pop(next(iter(self.spaces)))
         if space is None:
             space = Workspace(self.network, self.offsets, self.backend.dtype, m, plain)
-        self.spaces[m] = space
+        self.spaces[m, plain] = space
         return space
 
 

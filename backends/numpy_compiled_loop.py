@@ -295,7 +295,7 @@ def trainer(sources):
             P, S, T: parameters and the optimizer's state; room: for everything else.
             x, y: (rows, n_1) and (rows, n_L); order: (steps, m), int64; losses: (steps,).
             loss, code: numbers of the loss and of the update.
-            settings: (8,), float64: learning rate, l2, first and second factor, epsilon, the
+            settings: (7,), float64: learning rate, l2, first and second factor, epsilon, the
                 scale of delta, and what the update does with l2.
             t: steps taken before.
             blas: the address of sgemm or dgemm.
@@ -347,10 +347,11 @@ def digest(folder: Path = Path(__file__).parent) -> int:
 
 def kept(function):
     """Compile a function when it is called, and keep the code where there is a place for it."""
+    options = {"error_model": "numpy", "no_cfunc_wrapper": True}
     try:
-        return njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)(function)
+        return njit(cache=True, **options)(function)
     except RuntimeError:  # neither this folder nor the user's cache can be written to
-        return compiled(function)
+        return njit(**options)(function)
 
 
 train = kept(trainer(digest()))

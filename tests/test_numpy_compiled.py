@@ -286,6 +286,37 @@ def test_a_long_order_is_cut_so_that_ctrl_c_is_heard(rng, monkeypatch):
     assert max(chunks) < 20
 
 
+def test_data_in_any_layout_train_alike(rng):
+    network = MLP((3, 5, 2))
+    parameters = initial_parameters(network)
+    x, y = _problem(network, 20, rng)
+    order = rng.integers(0, 20, (6, 4))
+    wide = rng.random((20, 6))
+    wide[:, ::2] = x
+    raw = np.zeros(20 * 3 * 8 + 1, np.uint8)[1:].view(np.float64).reshape(20, 3)  # not aligned
+    raw[:] = x
+    results = set()
+    for laid_out in (x, np.asfortranarray(x), wide[:, ::2], raw):
+        model = get_backend("numpy:compiled", dtype="float64").model(network, parameters)
+        model.train(laid_out, np.asfortranarray(y), order, SGD(0.5))
+        results.add(model.parameters().digest())
+    assert len(results) == 1
+
+
+def test_parameters_that_are_set_again_start_the_optimizer_again(rng):
+    network = MLP((3, 5, 2))
+    parameters = initial_parameters(network)
+    x, y = _problem(network, 20, rng)
+    order = rng.integers(0, 20, (6, 4))
+    model = get_backend("numpy:compiled", dtype="float64").model(network, parameters)
+    for optimizer in (Adam(0.1), SGD(0.1, momentum=0.9), SGD(0.1), RMSProp(0.1)):
+        losses = []
+        for _ in range(2):
+            model.set_parameters(parameters)
+            losses.append(model.train(x, y, order, optimizer))
+        assert np.array_equal(*losses)
+
+
 def test_no_second_compilation_for_another_network_or_read_only_data(rng):
     for sizes, frozen in (((2, 3, 1), False), ((7, 9, 8, 2), True)):
         network = MLP(sizes)
@@ -311,11 +342,16 @@ def test_where_nothing_can_be_written_the_code_is_compiled_and_not_kept(tmp_path
                         ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
     (tmp_path / "backends/__pycache__").write_text("a file where Numba wants a folder")
     done = _python(
-        "from bpbench import get_backend; get_backend('numpy:compiled');"
-        "from backends.numpy_compiled_loop import train; print(type(train._cache).__name__)",
+        "import numpy as np\n"
+        "from bpbench import MLP, SGD, get_backend, initial_parameters\n"
+        "network = MLP((2, 3, 1))\n"
+        "model = get_backend('numpy:compiled').model(network, initial_parameters(network))\n"
+        "losses = model.train(np.eye(2), [[0], [1]], [[0, 1]] * 50, SGD(1.0))\n"
+        "from backends.numpy_compiled_loop import train\n"
+        "print(type(train._cache).__name__, losses[-1] < losses[0])",
         tmp_path, HOME="/dev/null", XDG_CACHE_HOME="/dev/null", NUMBA_CACHE_DIR="",
     )  # fmt: skip
-    assert done.stdout.split() == ["NullCache"], done.stderr
+    assert done.stdout.split() == ["NullCache", "True"], done.stderr
 
 
 def test_changed_code_is_compiled_anew_whichever_file_it_is_in(tmp_path):
