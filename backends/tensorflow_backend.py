@@ -131,9 +131,16 @@ class TensorFlowModel(Model):
         )
 
     def start(self, optimizer: Optimizer) -> None:
+        momentum = not isinstance(optimizer, SGD) or optimizer.momentum > 0
+        adam = isinstance(optimizer, Adam)
         with tf.device(self.backend.place):
-            zeros = tuple(tf.zeros_like(p) for p in (*self.W, *self.b))
-            self.state = (tf.constant(0.0, tf.float64), zeros, zeros)
+            # what an optimizer does not have would cost time in every turn of the loop
+            t = tf.constant(0.0, tf.float64) if adam else ()
+            self.state = (t, *map(self._zeros, (adam, momentum)))
+
+    def _zeros(self, needed: bool) -> tuple[tf.Tensor, ...]:
+        """A moment of each parameter, where the optimizer has it."""
+        return tuple(tf.zeros_like(p) for p in (*self.W, *self.b)) if needed else ()
 
     def steps(
         self, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor, optimizer: Optimizer
@@ -179,21 +186,25 @@ def _step(
         loss = mean_loss(network, W, z[-1], a[-1], y, optimizer.l2)
     dW, db = tape.gradient(loss, (W, b))
     t, m, v = state
-    t = t + 1
+    t = t + 1 if isinstance(optimizer, Adam) else t
+    none = [None] * (len(W) + len(b))
     moved, new_m, new_v = [], [], []
-    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m, v, strict=True):
+    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m or none, v or none, strict=True):
         p, m_p, v_p = _update(optimizer, p, g, m_p, v_p, t)
         moved.append(p)
         new_m.append(m_p)
         new_v.append(v_p)
-    state = (t, tuple(new_m), tuple(new_v))
+    state = (t, tuple(new_m) if m else m, tuple(new_v) if v else v)
     return tuple(moved[: len(W)]), tuple(moved[len(W) :]), state, loss
 
 
 def _update(
-    o: Optimizer, p: tf.Tensor, g: tf.Tensor, m: tf.Tensor, v: tf.Tensor, t: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """One parameter's step by the description's formula: the new parameter, m and v."""
+    o: Optimizer, p: tf.Tensor, g: tf.Tensor, m: Any, v: Any, t: Any
+) -> tuple[tf.Tensor, Any, Any]:
+    """One parameter's step by the description's formula: the new parameter, m and v.
+
+    m and v are None, and t is nothing, where the formula has none.
+    """
     match o:
         case SGD() if not o.momentum:
             return p - o.learning_rate * g, m, v
