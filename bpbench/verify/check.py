@@ -206,7 +206,10 @@ def _report(
     explained = NOTHING if noisy else explain(telling, precision, exact=not low)
     if not (explained.complete or noisy or not mine.wrong or not mine.ran or telling is mine):
         at_home = explain(mine, precision, exact=not low)
-        if at_home.complete:  # made for its own sizes, on others it computes something else
+        backward = all(f.tensor in ("delta", "dW", "db") for f in at_home.findings)
+        if at_home.complete and backward:
+            # made for its own sizes, on others it computes something else; of a forward pass the
+            # few numbers there tell too little
             say = "; likely, not certain: on other sizes the function gives what nothing explains"
             findings = tuple(
                 replace(f, certain=False, say=f.say.partition(". Certain")[0] + say)

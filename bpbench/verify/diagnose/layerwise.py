@@ -145,7 +145,7 @@ class _Layer:
             ]
         together, alone_W, alone_b = self.evidence.explain(self._guesses())
         found = [*self._joint(together), *self._proportional()]
-        if not together or self.evidence.exact(self.right)[1]:
+        if not together or (self.evidence.db and self.evidence.exact(self.right)[1]):
             found += self._apart(alone_W, alone_b)
         if min((chain.cost for chain in found), default=np.inf) - self.chain.cost > 1.9:
             found += combinations(
