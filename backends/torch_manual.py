@@ -104,6 +104,7 @@ class ManualTorchModel(Model):
     def __init__(self, backend: TorchManualBackend, network: MLP, parameters: Parameters) -> None:
         self._buffers: dict[tuple[int, bool], Buffers] = {}
         self.dtype = getattr(torch, backend.dtype)
+        self._threads = torch.get_num_threads()
         super().__init__(backend, network, parameters)
 
     def upload(self, array: Array) -> Tensor:
@@ -263,8 +264,13 @@ class ManualTorchModel(Model):
 
     def _descend(self, index: int, layer: Layer, o: Optimizer, ones: Tensor) -> None:
         """W <- W - eta grad_W in one product, and b alike. Source: section 3.2, steps 3 and 4."""
-        keep = 1 - o.learning_rate * o.l2
-        self.W[index].addmm_(layer.transposed, layer.below, beta=keep, alpha=-o.learning_rate)
+        W, keep = self.W[index], 1 - o.learning_rate * o.l2
+        if self._threads > 1 and len(ones) > min(W.shape):
+            # MKL has its threads share the sum over such a batch, and adds every part of it to W by
+            # itself: ten times the rounding of adding the whole
+            W.mul_(keep).sub_(torch.mm(layer.transposed, layer.below), alpha=o.learning_rate)
+        else:
+            W.addmm_(layer.transposed, layer.below, beta=keep, alpha=-o.learning_rate)
         if self.b:
             self.b[index].addmv_(layer.transposed, ones, alpha=-o.learning_rate)
 

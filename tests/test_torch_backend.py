@@ -4,9 +4,35 @@ import numpy as np
 import pytest
 
 import bpbench
-from bpbench import MLP, Adam, initial_parameters
+from bpbench import MLP, SGD, Adam, initial_parameters
 
 torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_step_of_manual_rounds_each_weight_once_however_many_threads_share_its_gradient():
+    network = MLP((1024, 10), output="identity")
+    rng = np.random.default_rng(0)
+    x, y = rng.random((512, 1024)).astype("float32"), np.zeros((512, 10), "float32")
+    given = initial_parameters(network, 0).astype("float32")
+    order, optimizer = np.arange(512)[None], SGD(1e-6)
+    model, exact = (
+        bpbench.get_backend(spec, dtype=dtype).model(network, given.astype(dtype))
+        for spec, dtype in (("torch:manual", "float32"), ("numpy", "float64"))
+    )
+    model.train(x, y, order, optimizer)
+    exact.train(x.astype("float64"), y.astype("float64"), order, optimizer)
+    W = exact.parameters().W[0]
+    off = abs(model.parameters().W[0] - W)
+    assert (off <= 1.01 * np.spacing(abs(W).astype("float32")) / 2).mean() > 0.99
 
 
 def test_orders_of_any_length_train_unrolled_as_the_equations_do_and_compile_nothing_anew():
