@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import bpbench
-from bpbench import MLP, SGD, Adam, initial_parameters
+from bpbench import MLP, SGD, Adam, Parameters, initial_parameters
+from bpbench.verify.verdict import judge
 
 torch = pytest.importorskip("torch")
 
@@ -58,3 +59,15 @@ def test_orders_of_any_length_train_unrolled_as_the_equations_do_and_compile_not
     assert len(set(compiled)) == 1
     for name, array in model.parameters().arrays.items():
         assert array == pytest.approx(exact.parameters().arrays[name], rel=1e-9, abs=1e-12)
+
+
+def test_compiled_elu_and_cross_entropy_do_not_cancel_in_float32():
+    network = MLP((6, 20, 8), "elu", "sigmoid", "binary_cross_entropy")
+    rng = np.random.default_rng(3)
+    x, y = rng.standard_normal((5, 6)) * 1e-3, (rng.random((5, 8)) < 0.5).astype(float)
+    given = initial_parameters(network, 0)
+    b = given.b[0] * 1e-3, np.linspace(-16, 16, 8)  # elu near 0; outputs near 0 and 1
+    given, x, y = Parameters(given.W, b).astype("float32"), np.float32(x), np.float32(y)
+    model = bpbench.get_backend("torch:compiled").model(network, given)
+    report = judge(network, given, x, y, model.backpropagate(x, y), "float32")
+    assert report.verdict == "right", str(report)
