@@ -294,7 +294,10 @@ def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
     large = ask(caller, [probes.large(probe) for probe in asked])
     if not family.wrong or _cut_off(large):
         cut = ("clipping", "gradient normalised")
-        found += _only_there(large, family, caller.dtype, "where the gradient is large", cut)
+        there = _only_there(large, family, caller.dtype, "where the gradient is large", cut)
+        if _cut_off(large):  # a gradient that is cut everywhere looks as if made of signs
+            there = [f if f.mistake in cut else _doubted(f) for f in there]
+        found += there
     if network.loss != "half_squared_error":
         edge = ask(caller, [probes.saturated(probe) for probe in asked])
         found += _saturation(edge, network, family.wrong)
@@ -314,6 +317,12 @@ def _only_there(
         finding if finding.mistake in names else replace(finding, say=f"{where}: {finding.say}")
         for finding in findings
     ]
+
+
+def _doubted(finding: Finding) -> Finding:
+    """The same finding beside another possible cause."""
+    say = finding.say.partition(" Certain:")[0]
+    return replace(finding, say=f"{say} Possible; as possible: clipping", certain=False)
 
 
 def _cut_off(family: Family) -> bool:

@@ -35,17 +35,18 @@ def forward_lost(layer: int) -> Finding:
 def findings(case: Case, best: Chain, others: Sequence[Chain]) -> Iterator[Finding]:
     theirs = [places(chain) for chain in others]
     seen: set[tuple[str, int, str]] = set()
+    unexplained = {(m.layer, m.tensor) for m in best.mistakes if m.name == UNKNOWN}
     for mistake in best.mistakes:
         place = (mistake.name, mistake.layer, mistake.tensor)
-        if place in seen:
+        # what leaves its own tensor unexplained explains nothing
+        if place in seen or (mistake.name != UNKNOWN and place[1:] in unexplained):
             continue
         seen.add(place)
         sure = mistake.name != UNKNOWN and all(place in other for other in theirs)
         sure = sure and not mistake.name.startswith("float")
         # where dW and db of a layer above agree on no delta, its input may be wrong, and so all
         sure = sure and not any(
-            m.name == UNKNOWN and m.layer > mistake.layer and m.tensor != "delta"
-            for m in best.mistakes
+            layer > mistake.layer and tensor != "delta" for layer, tensor in unexplained
         )
         yield Finding(
             mistake.name, mistake.layer, mistake.tensor, _say(case, best, mistake, sure, others),
