@@ -166,12 +166,32 @@ def markdown(head: tuple[str, ...], rows: list[list[str]]) -> str:
 
 
 @click.command(help=__doc__.partition("\n\n")[0].replace("\n", " "))
-@click.option("--every", default=1, show_default=True, help="Only every Nth trial.")
-@click.option("--start", default=0, show_default=True, help="The first trial.")
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Only every Nth trial.",
+)
+@click.option(
+    "--start", type=click.IntRange(min=0), default=0, show_default=True, help="The first trial."
+)
 @click.option("--kind", "kinds", multiple=True, help="Only kinds whose name holds this.")
-@click.option("--pairs", "number", default=0, show_default=True, help="Random pairs of mistakes.")
+@click.option(
+    "--pairs",
+    "number",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Random pairs of mistakes.",
+)
 @click.option("--seed", default=0, show_default=True, help="Of the pairs.")
-@click.option("--jobs", default=os.cpu_count(), help="Checks at a time.  [default: the cores]")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=os.cpu_count(),
+    help="Checks at a time.  [default: the cores]",
+)
 @click.option("--each", is_flag=True, help="A line for each kind, too.")
 @click.option("--json", "as_json", is_flag=True, help="Every trial, as one JSON document.")
 @click.option("--short", is_flag=True, help="Print the reports that fall short on stderr.")
@@ -190,6 +210,8 @@ def main(
         trial for trial in trials()
         if not kinds or any(kind in trial.plants[0][0] for kind in kinds)
     ]  # fmt: skip
+    if kinds and not chosen:
+        raise click.UsageError(f"no kind is called like {kinds}; there are: {', '.join(KINDS)}")
     single = list(asked(chosen[start::every], jobs, show))
     double = list(asked(list(pairs(number, seed)), jobs, show)) if number else []
     if as_json:
