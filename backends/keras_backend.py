@@ -75,26 +75,29 @@ def activations(engine: str, dtype: str) -> dict[str, Any]:
 def forward(
     network: MLP, functions: Any, layers: Any, x: Tensor, taps: Any = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
-    z, a = [], []
-    below = x
-    for layer, name in enumerate(network.activations):
-        linear = layers[layer](below)
+    """z of every layer and a of the hidden ones, (m, n_l); ``taps`` are zeros added to z, to
+    differentiate by.
+
+    The last a is left to those who use it: TensorFlow computes what it is told to, used or not.
+    """
+    z, a = [], [x]
+    for layer, dense in enumerate(layers):
+        linear = dense(a[layer])
         z.append(linear if taps is None else linear + taps[layer])
-        below = functions[name](z[layer])
-        a.append(below)
-    return z, a
+        if layer < network.layers - 1:
+            a.append(functions[network.activations[layer]](z[layer]))
+    return z, a[1:]
 
 
-def mean_loss(network: MLP, layers: Any, z: Tensor, a: Tensor, y: Tensor, l2: float) -> Tensor:
-    """The mean over the rows of the loss of the last layer's z and a, plus the l2 term.
+def mean_loss(network: MLP, functions: Any, layers: Any, z: Tensor, y: Tensor, l2: float) -> Tensor:
+    """The mean over the rows of the loss of the last layer's z, plus the l2 term.
 
     Sums over m: Keras's losses average by ops.mean, in float32 on jax (4e-7 off in float64).
     """
     from keras import ops
 
     if network.loss == "half_squared_error":
-        loss = 0.5 * ops.sum(ops.square(a - y))
+        loss = 0.5 * ops.sum(ops.square(functions[network.output](z) - y))
     elif network.loss == "binary_cross_entropy":
         loss = ops.sum(ops.binary_crossentropy(y, z, from_logits=True))
     else:
@@ -198,15 +201,14 @@ def _trainer_class() -> Any:
             self.x.assign(ops.copy(x))
             self.y.assign(ops.copy(y))
 
-        def call(self, rows: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        def call(self, rows: Tensor) -> Tensor:
             x = ops.take(self.x, rows, axis=0)
-            return forward(self.mlp, self.functions, self.dense, x)
+            return forward(self.mlp, self.functions, self.dense, x)[0][-1]
 
         def compute_loss(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-            """The loss of the rows x, whose z and a are y_pred; also kept in ``step_losses``."""
-            z, a = y_pred
+            """The loss of the rows x, whose last z is y_pred; also kept in ``step_losses``."""
             y = ops.take(self.y, x, axis=0)
-            loss = mean_loss(self.mlp, self.dense, z[-1], a[-1], y, self.l2)
+            loss = mean_loss(self.mlp, self.functions, self.dense, y_pred, y, self.l2)
             at, value = ops.reshape(self.step, (1,)), ops.reshape(ops.stop_gradient(loss), (1,))
             self.step_losses.assign(ops.slice_update(self.step_losses.value, at, value))
             self.step.assign_add(1)
@@ -408,18 +410,20 @@ class KerasModel(Model):
             return losses[0] if len(losses) == 1 else self.ops.concatenate(losses)
 
     def _output(self, x: Tensor) -> Tensor:
-        return forward(self.network, self.functions, self.layers, x)[1][-1]
+        z, _ = forward(self.network, self.functions, self.layers, x)
+        return self.functions[self.network.output](z[-1])
 
     def _objective(
         self, taps: Any, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: Any
     ) -> tuple[Tensor, Any]:
         z, a = forward(self.network, self.functions, self.layers, x, taps)
+        output = self.functions[self.network.output](z[-1])
         if y is not None:
-            loss = mean_loss(self.network, self.layers, z[-1], a[-1], y, 0.0)
+            loss = mean_loss(self.network, self.functions, self.layers, z[-1], y, 0.0)
         else:
-            loss = self.ops.sum(cotangent * a[-1])
+            loss = self.ops.sum(cotangent * output)
         # l2 may be traced here, so that another value compiles nothing anew
-        return loss + l2_term(self.layers, l2), (z, a)
+        return loss + l2_term(self.layers, l2), (z, [*a, output])
 
 
 class KerasBackend(Backend):
