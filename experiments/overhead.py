@@ -133,6 +133,7 @@ def main():
     rows = run(
         [overhead(name, pairs) for name in options.workload or NETWORKS],
         out=options.out, rounds=options.rounds, processes=options.processes,
+        blocks_like={bare: own for own, bare in pairs.items()},
     )  # fmt: skip
     headings = [
         "",

@@ -127,6 +127,18 @@ def test_a_timed_row_is_held_against_its_limit_and_the_same_code_timed_twice(
     assert measured["aa_of"] == "numpy:reference"
 
 
+def test_a_sample_may_be_of_as_many_steps_as_anothers(tmp_path: Path) -> None:
+    fast = "numpy:fast"
+    bare = f"{Path(__file__).parent.parent}/benchmarks/bare_numpy.py:Bare"
+    rows = run(
+        xor_experiment(), backends=[fast, "numpy:reference", bare], questions=["speed"],
+        out=tmp_path, rounds=2, processes=1, blocks_like={bare: fast},
+    )  # fmt: skip
+    timed = [row["measured"] for row in rows if row["cell"]["question"] == "speed"]
+    own, slow, like = (measured["steps_per_sample"] for measured in timed)
+    assert own == like > slow
+
+
 def test_who_shares_the_rounds_is_told(tmp_path: Path) -> None:
     rows = rows_of(classes_experiment(backends=["numpy", planted("Prints")]), tmp_path)
     speed = [row["measured"] for key, row in rows.items() if key.endswith("speed")]
@@ -475,6 +487,7 @@ def test_files_that_are_no_results_are_errors(tmp_path: Path) -> None:
         ({"questions": ["time"]}, "question 'time' is unknown"),
         ({"backends": ["torhc"]}, "backend 'torhc' is unknown; .*did you mean 'torch'"),
         ({"dtypes": ["float"]}, "dtype 'float' is unknown"),
+        ({"blocks_like": {"torhc": "numpy:fast"}}, "blocks_like: backend 'torhc' is unknown"),
         ({"python": {"torhc": sys.executable}}, "python: backend 'torhc' is unknown"),
         ({"python": {"numpy": "/no/python"}}, "there is no interpreter /no/python for 'numpy'"),
     ],

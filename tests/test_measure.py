@@ -70,6 +70,15 @@ def test_peak_memory_is_that_of_this_process_and_not_of_its_parent() -> None:
     assert 2**20 < int(child.stdout) < large.nbytes
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system can forget a peak")
+def test_a_peak_that_is_forgotten_counts_no_more() -> None:
+    large = np.ones(2**25)
+    before = memory.peak_bytes()
+    del large
+    memory.forget_peak()
+    assert memory.peak_bytes() < before - 2**27
+
+
 def test_the_memory_of_a_gpu_is_asked_of_the_framework_that_uses_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -69,6 +69,7 @@ class Rounds:
         workers, given, progress: the run's.
         rounds: samples of each backend, over all processes.
         processes: fresh processes of each backend.
+        blocks_like: backend -> "backend:mode" of the one whose samples are of as many steps.
         verdicts: (point, place) -> status and sentence of what has been verified.
         finish: takes the answer of a cell that has ended.
     """
@@ -78,6 +79,7 @@ class Rounds:
     progress: Progress
     rounds: int
     processes: int
+    blocks_like: Mapping[str, str]
     verdicts: Mapping[tuple[Point, Place], tuple[str, str]]
     finish: Callable[[Cell, Answer, Stopwatch], None]
 
@@ -135,9 +137,19 @@ class Rounds:
         def work() -> Answer | None:
             asker = Asker(self.workers.at(place_of(cell)), self.given, cell)
             status, _ = self.verdicts.get((cell.point, place_of(cell)), ("", ""))
-            return side.timings[cell].prepare(asker, verified=status == "ok")
+            timing = side.timings[cell]
+            timing.steps = timing.steps or self._steps_like(side, cell)
+            return timing.prepare(asker, verified=status == "ok")
 
         self._attempt(side, cell, work)
+
+    def _steps_like(self, side: SideBySide, cell: Cell) -> int:
+        """How many steps a sample of the one has that this is to be like; 0 where there is none.
+
+        What a call costs, whatever it does, is then shared out among as many steps.
+        """
+        like = self.blocks_like.get(cell.backend)
+        return next((t.steps for c, t in side.timings.items() if spec(c) == like), 0)
 
     def _prepare_bare(self, side: SideBySide) -> None:
         if side.bare is None:
@@ -156,7 +168,7 @@ class Rounds:
                 return
             cells = sorted(side.timings, key=lambda cell: cell.backend != "numpy")
             side.controlled = side.timings[cells[0]]
-            side.control = Timing(cells[0])
+            side.control = Timing(cells[0], side.controlled.steps)
         cell = side.control.cell
         try:
             asker = Asker(self.workers.at(place_of(cell), CONTROL), self.given, cell)
@@ -209,8 +221,7 @@ class Rounds:
         mark_disturbed([*(timing.series for timing in side.timings.values()), *others])
         same_code, of = None, ""
         if side.control and side.controlled:
-            cell = side.control.cell
-            of = f"{cell.backend}:{cell.mode}"
+            of = spec(side.control.cell)
             control, controlled = (
                 part.series.undisturbed for part in (side.control, side.controlled)
             )
@@ -221,6 +232,11 @@ class Rounds:
         )
         for cell, timing in list(side.timings.items()):
             self._end(side, cell, timing.answer(beside))
+
+
+def spec(cell: Cell) -> str:
+    """Its backend and mode, as people type them."""
+    return f"{cell.backend}:{cell.mode}"
 
 
 def place_of(cell: Cell) -> Place:

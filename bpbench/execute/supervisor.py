@@ -57,6 +57,7 @@ def run(
     python: Mapping[str, str] | None = None,
     rounds: int = ROUNDS,
     processes: int = PROCESSES,
+    blocks_like: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     command: str = "",
 ) -> list[Row]:
@@ -75,6 +76,9 @@ def run(
         python: backend -> the interpreter that runs it, where it is not this one.
         rounds: samples that each backend gives to a timing, over all its processes.
         processes: fresh processes that each backend is timed in.
+        blocks_like: backend -> another, such as "keras:jax", run beside it: samples of the first
+            are then of as many steps as those of the other. For two recipes of the same work, so
+            that what a call costs is shared out alike.
         progress: told what happens.
         command: what a person typed for this; rows keep it, so that reports can say it.
 
@@ -94,6 +98,9 @@ def run(
     )
     _positive("rounds", rounds)
     _positive("processes", processes)
+    for name in blocks_like or ():
+        if name not in {cell.backend for cell in cells}:
+            raise unknown("blocks_like: backend", name, {cell.backend for cell in cells})
     interpreters = _interpreters(python or {}, cells)
     cores = {count: machine.idlest_cores(count) for count in {cell.threads for cell in cells}}
 
@@ -112,6 +119,7 @@ def run(
             Workers(scratch, limits, interpreters, cores),
             rounds,
             processes,
+            blocks_like or {},
             shown,
             command,
             notes,
@@ -164,6 +172,7 @@ class Supervisor:
         workers: none of them started yet.
         rounds: samples of each timing.
         processes: fresh processes of each backend in a timing.
+        blocks_like: backend -> whose samples its own are like, as in ``run``.
         progress: told what happens.
         command: what a person typed.
         notes: experiment -> what its script says of it.
@@ -176,6 +185,7 @@ class Supervisor:
         workers: Workers,
         rounds: int,
         processes: int,
+        blocks_like: Mapping[str, str],
         progress: Progress,
         command: str,
         notes: Mapping[str, str],
@@ -190,8 +200,8 @@ class Supervisor:
         self._verified: dict[tuple[Point, Place], tuple[str, str]] = {}
         self._rows: dict[Cell, Row] = {}
         self._rounds = Rounds(
-            workers, self._given, progress, rounds, min(processes, rounds), self._verified,
-            self._finish,
+            workers, self._given, progress, rounds, min(processes, rounds), blocks_like,
+            self._verified, self._finish,
         )  # fmt: skip
 
     def run(self, cells: Sequence[Cell], kept: Mapping[Cell, Row]) -> dict[Cell, Row]:

@@ -102,14 +102,18 @@ class BareTiming:
 
 
 class Timing:
-    """A backend's part in a timing."""
+    """A backend's part in a timing.
 
-    def __init__(self, cell: Cell) -> None:
+    Args:
+        steps: in each sample; 0 to find out how many make a good one.
+    """
+
+    def __init__(self, cell: Cell, steps: int = 0) -> None:
         self.cell = cell
+        self.steps = steps
         self.series = Series()
         self.warmups: list[float] = []
         self.processes: list[dict[str, Any]] = []
-        self._steps = 0
         self._asker: Asker | None = None
         self._given_digest = ""
 
@@ -127,8 +131,8 @@ class Timing:
             status, say = verdict_of(asker.backpropagate(pool[0]))
             if status == "wrong":
                 return self._refused(f"not timed: {say}")
-        sized = asker.with_order("size", [pool], steps=self._steps)
-        self._steps = sized["steps"]
+        sized = asker.with_order("size", [pool], steps=self.steps)
+        self.steps = sized["steps"]
         costs = {name: sized[name] for name in ("upload_s", "first_call_s", "second_call_s")}
         self.processes.append({"import_s": asker.worker.opened["import_s"], **costs})
         self._warm_up(keep=True)
@@ -136,7 +140,7 @@ class Timing:
         wrong = self._wrong_block(pool, losses, final)
         if wrong:
             return self._refused(
-                f"not timed: the very block of {self._steps} steps that would be timed trains "
+                f"not timed: the very block of {self.steps} steps that would be timed trains "
                 f"wrongly: {wrong}"
             )
         for _ in range(WARMUPS - 1):
@@ -145,7 +149,7 @@ class Timing:
 
     def sample(self, slot: Slot) -> None:
         """Take one more sample."""
-        self.series.add(slot, self._ask(), self._steps)
+        self.series.add(slot, self._ask(), self.steps)
 
     def close(self) -> None:
         """Ask the worker what its process has come to, at its end."""
@@ -168,7 +172,7 @@ class Timing:
         measured = {
             **_typical(self.processes),
             "processes": self.processes,
-            "steps_per_sample": self._steps,
+            "steps_per_sample": self.steps,
             "samples": series.seconds,
             "sample_process": [process for process, _ in series.slots],
             "sample_round": [number for _, number in series.slots],
@@ -194,7 +198,7 @@ class Timing:
     def _wrong_block(self, pool: Array, losses: Array, final: Parameters) -> str:
         """What is wrong with what the block that is to be timed computes."""
         assert self._asker is not None
-        steps = self._steps
+        steps = self.steps
         if losses.shape != (steps,):
             return f"losses of shape {losses.shape} came from {steps} steps"
         judged = min(steps, self._asker.judged_steps)
@@ -204,7 +208,7 @@ class Timing:
         return findings_of(report) if report.verdict == "wrong" else ""
 
     def _warm_up(self, keep: bool = False) -> None:
-        self.warmups.append(float(self._ask(keep)["wall"]) / self._steps)
+        self.warmups.append(float(self._ask(keep)["wall"]) / self.steps)
 
     def _ask(self, keep: bool = False) -> protocol.Message:
         asker = self._asker

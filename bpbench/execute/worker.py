@@ -7,6 +7,7 @@ pipe of requests, and ends the process when that is closed; on Linux the kernel 
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import queue
 import signal
@@ -86,7 +87,13 @@ class Worker:
         network = dict(request["network"])
         network["sizes"] = tuple(network["sizes"])
         self.optimizer = from_description(request["optimizer"])
-        self.calls, self.losses, self.block = [], [], None
+        self.calls, self.losses = [], []
+        # what the network before took is no part of what this one takes
+        self.last = self.block = None
+        for name in ("model", "data"):
+            vars(self).pop(name, None)
+        gc.collect()
+        memory.forget_peak()
         self.model = self.backend.model(MLP(**network), protocol.parameters_of(parameters))
         self.upload_s = timed(self._upload).wall
         return {"data_digest": digest(self.given), "parameters_digest": digest(parameters)}
