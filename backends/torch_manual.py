@@ -25,10 +25,12 @@ aten = torch.ops.aten
 
 # What is to be written where is bound to it once: the call is then all that a step pays for.
 
+Call = Callable[[], Any]
+
 ACTIVATE: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "identity": lambda z, a: partial(a.copy_, z),
-    "sigmoid": lambda z, a: partial(torch.sigmoid, z, out=a),
-    "tanh": lambda z, a: partial(torch.tanh, z, out=a),
+    "sigmoid": lambda z, a: z.sigmoid_ if a is z else partial(torch.sigmoid, z, out=a),
+    "tanh": lambda z, a: z.tanh_ if a is z else partial(torch.tanh, z, out=a),
     "relu": lambda z, a: partial(torch.clamp_min, z, 0, out=a),
     "leaky_relu": lambda z, a: partial(aten.leaky_relu.out, z, LEAKY_RELU_SLOPE, out=a),
     "elu": lambda z, a: partial(aten.elu.out, z, out=a),
@@ -38,7 +40,7 @@ ACTIVATE: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "silu": lambda z, a: partial(aten.silu.out, z, out=a),
     "softmax": lambda z, a: partial(torch.softmax, z, 1, out=a),
 }
-"""How to write f(z), (m, n_l), into a."""
+"""How to write f(z), (m, n_l), into a, which sigmoid and tanh take in the place of z as well."""
 
 TIMES_DERIVATIVE: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
     "identity": lambda e, z, a: lambda: e,
@@ -64,16 +66,15 @@ TIMES_DERIVATIVE: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
 @dataclass
 class Layer:
     """What a pass over m rows writes into: z, a and delta, (m, n_l) each; ``transposed`` is
-    delta^T, and ``below`` the a of the layer below, ``lower``, or the batch."""
+    delta^T, and ``below`` the a of the layer below, or the batch."""
 
-    lower: Layer | None
     below: Tensor
     z: Tensor
     a: Tensor
     delta: Tensor
     transposed: Tensor
-    activate: Callable[[], Any]
-    times_derivative: Callable[[], Any]
+    activate: Call
+    times_derivative: Call
 
 
 @dataclass
@@ -92,7 +93,6 @@ class Buffers:
 
     def __post_init__(self) -> None:
         self.top = self.layers[-1]
-        self.downwards = list(enumerate(self.layers))[::-1]
         self.flat_y, self.flat_spare = self.y.view(-1), self.spare.view(-1)
 
 
@@ -120,7 +120,6 @@ class ManualTorchModel(Model):
     def write_parameters(self, parameters: Parameters) -> None:
         self.W = tuple(map(self.upload, parameters.W))
         self.b = tuple(map(self.upload, parameters.b))
-        self._upwards = [(W.T, self.b[layer] if self.b else None) for layer, W in enumerate(self.W)]
 
     def read_parameters(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         return self.W, self.b
@@ -129,7 +128,8 @@ class ManualTorchModel(Model):
     def forward(self, x: Tensor) -> Tensor:
         made = self._made(len(x))
         made.x.copy_(x)
-        self._forward(made)
+        for call in self._forward(made):
+            call()
         return made.top.a
 
     @torch.inference_mode()
@@ -139,7 +139,8 @@ class ManualTorchModel(Model):
         made, loss = self._made(len(x)), None
         layers, top = made.layers, made.top
         made.x.copy_(x)
-        self._forward(made)
+        for call in self._forward(made):
+            call()
         if y is not None:
             made.y.copy_(y)
             loss = self._loss(made, l2, torch.empty((), dtype=x.dtype, device=x.device))
@@ -147,8 +148,9 @@ class ManualTorchModel(Model):
         else:
             top.delta.copy_(cotangent)
             top.times_derivative()
-        for index, layer in made.downwards[:-1]:
-            self._hidden_error(index, layer)
+        for index in range(self.network.layers - 1, 0, -1):
+            for call in self._hidden_error(made, index):
+                call()
         dW = [each.transposed @ each.below for each in layers]
         dW = [g.add_(W, alpha=l2) for g, W in zip(dW, self.W, strict=True)]
         db = [each.delta.sum(0) for each in layers] if self.b else []
@@ -171,20 +173,18 @@ class ManualTorchModel(Model):
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
         made = self._made(order.shape[1], in_place=True)
         losses = torch.empty(len(order), dtype=x.dtype, device=x.device)
-        plain = isinstance(optimizer, SGD) and not optimizer.momentum
-        move = self._descend if plain else self._update
         one = bool((y.sum(dim=1) == 1).all())
+        forward, backward = self._forward(made), self._backward(made, optimizer)
         for rows, loss in zip(order.unbind(), losses.unbind(), strict=True):
             torch.index_select(x, 0, rows, out=made.x)
             torch.index_select(y, 0, rows, out=made.y)
-            self._forward(made)
+            for call in forward:
+                call()
             self._loss(made, optimizer.l2, loss)
             self._output_error(made, one)
             self.t += 1
-            for index, layer in made.downwards:
-                if index:  # before W of this layer moves
-                    self._hidden_error(index, layer)
-                move(index, layer, optimizer, made.ones)
+            for call in backward:
+                call()
         return losses
 
     # ── Sections 3.1 and 3.2 ───────────────────────────────────────────────────────────────────
@@ -202,13 +202,13 @@ class ManualTorchModel(Model):
         y, spare = torch.empty_like(z[-1]), torch.empty_like(z[-1])
         layers: list[Layer] = []
         for each, name in zip(z, self.network.activations, strict=True):
-            lower = layers[-1] if layers else None
-            kept = not in_place or name not in ("sigmoid", "tanh") or each is z[-1]
+            of_logits = each is z[-1] and self.network.loss != "half_squared_error"
+            kept = not in_place or name not in ("sigmoid", "tanh") or of_logits
             a = torch.empty_like(each) if kept else each
             delta = torch.empty_like(each)
             functions = ACTIVATE[name](each, a), TIMES_DERIVATIVE[name](delta, each, a)
-            below = lower.a if lower else x
-            layers.append(Layer(lower, below, each, a, delta, delta.T, *functions))
+            below = layers[-1].a if layers else x
+            layers.append(Layer(below, each, a, delta, delta.T, *functions))
         if self.network.loss == "cross_entropy":  # needs the logarithm of a too, in ``spare``
             top = layers[-1]
             top.activate = lambda: torch.exp(torch.log_softmax(top.z, 1, out=spare), out=top.a)
@@ -217,14 +217,20 @@ class ManualTorchModel(Model):
         self._buffers[m, in_place] = made
         return made
 
-    def _forward(self, made: Buffers) -> None:
+    def _forward(self, made: Buffers) -> list[Call]:
         """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)). Source: section 3.1."""
-        for layer, (W_T, b) in zip(made.layers, self._upwards, strict=True):
-            if b is None:
-                torch.mm(layer.below, W_T, out=layer.z)
-            else:
-                torch.addmm(b, layer.below, W_T, out=layer.z)
-            layer.activate()
+        calls: list[Call] = []
+        for index, (layer, W) in enumerate(zip(made.layers, self.W, strict=True)):
+            linear = partial(torch.addmm, self.b[index]) if self.b else torch.mm
+            calls += [partial(linear, layer.below, W.T, out=layer.z), layer.activate]
+        return calls
+
+    def _backward(self, made: Buffers, optimizer: Optimizer) -> list[Call]:
+        """A step, from the output's delta on: what is below a layer comes before its W moves."""
+        calls: list[Call] = []
+        for index in range(self.network.layers - 1, -1, -1):
+            calls += [*self._hidden_error(made, index), *self._moves(made, index, optimizer)]
+        return calls
 
     def _loss(self, made: Buffers, l2: float, loss: Tensor) -> Tensor:
         """Write the mean over the rows, with the l2 term, into ``loss``; a - y into ``spare`` where
@@ -255,24 +261,34 @@ class ManualTorchModel(Model):
             a = torch.mul(a, y.sum(dim=1, keepdim=True), out=top.delta)
         torch.sub(a, y, out=top.delta).div_(made.m)
 
-    def _hidden_error(self, index: int, layer: Layer) -> None:
+    def _hidden_error(self, made: Buffers, index: int) -> list[Call]:
         """delta^(l-1) into its buffer, from layer l. Source: section 3.2, step 2."""
-        lower = layer.lower
-        assert lower is not None, "the first layer has none below"
-        torch.mm(layer.delta, self.W[index], out=lower.delta)
-        lower.times_derivative()
+        if not index:
+            return []
+        layer, lower = made.layers[index], made.layers[index - 1]
+        product = partial(torch.mm, layer.delta, self.W[index], out=lower.delta)
+        return [product, lower.times_derivative]
 
-    def _descend(self, index: int, layer: Layer, o: Optimizer, ones: Tensor) -> None:
-        """W <- W - eta grad_W in one product, and b alike. Source: section 3.2, steps 3 and 4."""
-        W, keep = self.W[index], 1 - o.learning_rate * o.l2
-        if self._threads > 1 and len(ones) > min(W.shape):
+    def _moves(self, made: Buffers, index: int, o: Optimizer) -> list[Call]:
+        """What moves one layer's W and b; by plain gradient descent, W <- W - eta grad_W is one
+        product, and b alike. Source: section 3.2, steps 3 and 4."""
+        layer = made.layers[index]
+        if not isinstance(o, SGD) or o.momentum:
+            return [partial(self._update, index, layer, o, made.ones)]
+        W, keep, below = self.W[index], 1 - o.learning_rate * o.l2, layer.below
+
+        def in_two() -> None:
+            W.mul_(keep).sub_(torch.mm(layer.transposed, below), alpha=o.learning_rate)
+
+        down: Call = partial(W.addmm_, layer.transposed, below, beta=keep, alpha=-o.learning_rate)
+        if self._threads > 1 and len(made.ones) > min(W.shape):
             # MKL has its threads share the sum over such a batch, and adds every part of it to W by
             # itself: ten times the rounding of adding the whole
-            W.mul_(keep).sub_(torch.mm(layer.transposed, layer.below), alpha=o.learning_rate)
-        else:
-            W.addmm_(layer.transposed, layer.below, beta=keep, alpha=-o.learning_rate)
-        if self.b:
-            self.b[index].addmv_(layer.transposed, ones, alpha=-o.learning_rate)
+            down = in_two
+        if not self.b:
+            return [down]
+        b = self.b[index]
+        return [down, partial(b.addmv_, layer.transposed, made.ones, alpha=-o.learning_rate)]
 
     def _update(self, index: int, layer: Layer, o: Optimizer, ones: Tensor) -> None:
         """One layer's step by the optimizer's formula."""

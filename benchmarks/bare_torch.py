@@ -14,7 +14,14 @@ from backends.torch_backend import TorchBackend, TorchModel
 
 TOGETHER = 16
 """Layers of all the steps of ``several_steps``, which take 10 to 15 s to compile."""
-compiled = torch.compile(fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+compiled = torch.compile(
+    fullgraph=True,
+    dynamic=False,
+    options={
+        "cpp_wrapper": True,
+        "guard_filter_fn": torch.compiler.skip_guard_on_globals_unsafe,
+    },
+)
 
 
 def loss(W, b, x, y, softmax):
