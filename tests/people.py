@@ -63,6 +63,43 @@ def rows_with_class_numbers(X, y, W1, b1, W2, b2):
     return loss, grads
 
 
+def theta_with_a_column_of_biases(Theta1, Theta2, X, y):
+    """A bias unit is put before the inputs of each layer, so that b is the first column of W."""
+    m = X.shape[0]
+    a1 = np.hstack([np.ones((m, 1)), X])
+    z2 = a1.dot(Theta1.T)
+    a2 = np.hstack([np.ones((m, 1)), sigmoid(z2)])
+    h = sigmoid(a2.dot(Theta2.T))
+    J = np.sum(-y * np.log(h) - (1 - y) * np.log(1 - h)) / m
+    delta3 = h - y
+    delta2 = delta3.dot(Theta2[:, 1:]) * sigmoid(z2) * (1 - sigmoid(z2))
+    return J, delta2.T.dot(a1) / m, delta3.T.dot(a2) / m
+
+
+def ones_after_the_inputs(weights, X, y):
+    """W (inputs, outputs) with b as its last row; samples in rows."""
+    with_ones = np.c_[X, np.ones(len(X))]
+    hidden = np.c_[np.tanh(with_ones @ weights[0]), np.ones(len(X))]
+    error = np.tanh(hidden @ weights[1]) - y
+    delta = error * (1 - (error + y) ** 2)
+    below = (delta @ weights[1].T)[:, :-1] * (1 - hidden[:, :-1] ** 2)
+    return [with_ones.T @ below / len(X), hidden.T @ delta / len(X)]
+
+
+def layers_by_names(X, y, wh, bh, wout, bout):
+    """Layers have names, not numbers; the error turned round, and the gradients turned back."""
+    hidden = sigmoid(X.dot(wh) + bh)
+    output = sigmoid(hidden.dot(wout) + bout)
+    d_output = (y - output) * output * (1 - output)
+    d_hidden = d_output.dot(wout.T) * hidden * (1 - hidden)
+    return {
+        "dwout": -hidden.T.dot(d_output) / len(X),
+        "dbout": -d_output.mean(axis=0),
+        "dwh": -X.T.dot(d_hidden) / len(X),
+        "dbh": -d_hidden.mean(axis=0),
+    }
+
+
 def one_column_at_a_time(weights, biases, x, y):
     """One sample, a column; lists that are filled from the output back."""
     nabla_b = [np.zeros(b.shape) for b in biases]

@@ -40,6 +40,13 @@ def places(report):
             RELU_ENTROPY,
             "(n_in, n_out), samples in rows, b (n,), y as class numbers",
         ),
+        (
+            people.theta_with_a_column_of_biases,
+            MLP((5, 4, 3), loss="binary_cross_entropy"),
+            "W (n_out, n_in), samples in rows, b first in W",
+        ),
+        (people.ones_after_the_inputs, MLP((5, 4, 3), "tanh", "tanh"), "b last in W"),
+        (people.layers_by_names, MLP((5, 4, 3)), "(n_in, n_out), samples in rows, b (n,)"),
         (people.one_column_at_a_time, SQUARED, "(n_out, n_in), one sample at a time, as a column"),
         (people.one_vector_with_outer_products, MLP((5, 4, 3), "tanh", "identity"), "as a vector"),
         (people.plain_python_loops, MLP((5, 4, 6, 3)), "(n_out, n_in), samples in rows"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,13 @@ SAMPLES = {
     "one column": "one sample at a time, as a column",
     "one row": "one sample at a time, as a row",
 }
-BIASES = {"flat": "(n,)", "row": "(1, n)", "column": "(n, 1)"}
+BIASES = {
+    "flat": "(n,)",
+    "row": "(1, n)",
+    "column": "(n, 1)",
+    "first": "first in W",
+    "last": "last in W",
+}
 _BIAS_RANKS = {
     "rows": ("flat", "row", "column"),
     "columns": ("column", "flat", "row"),
@@ -34,6 +40,8 @@ _BIAS_RANKS = {
     "one row": ("row", "flat", "column"),
 }
 """The forms of b that go with each way of laying out samples, the likeliest first."""
+_FOLDED = ("first", "last")
+"""b as a column of W (a row of W (n_in, n_out)), as in [b W], which people call Theta."""
 LABELS = {"as given": "", "flat": "y as (m,)", "classes": "y as class numbers"}
 
 
@@ -45,7 +53,8 @@ class Layout:
         weights: "out_in" for W (n_out, n_in), "in_out" for (n_in, n_out).
         samples: "rows" or "columns" of x and y; "one vector", "one column" or "one row" for a
             function of a single sample, whose gradients are then averaged over the batch.
-        biases: "flat" (n,), "row" (1, n) or "column" (n, 1).
+        biases: "flat" (n,), "row" (1, n) or "column" (n, 1); "first" or "last" among what each
+            unit multiplies by its weights, where the function adds the ones to its inputs itself.
         labels: y "as given", "flat" (m,) for one output, or "classes": numbers instead of one-hot.
     """
 
@@ -60,11 +69,17 @@ class Layout:
         return ", ".join([*parts, *([LABELS[self.labels]] if LABELS[self.labels] else [])])
 
     def give(self, probe: Probe, dtype: str) -> tuple[list[Array], list[Array], Array, Array]:
-        """Fresh copies of W, b, x and y, laid out so."""
+        """Fresh copies of W, b, x and y, laid out so; no b where it is folded into W."""
         turn = self.weights == "in_out"
-        W = [np.array(w.T if turn else w, dtype, order="C") for w in probe.W]
-        shape = {"flat": (-1,), "row": (1, -1), "column": (-1, 1)}[self.biases]
-        b = [np.array(v, dtype).reshape(shape) for v in probe.b]
+        weights, b = list(probe.W), list[Array]()
+        if self.folded:
+            first = self.biases == "first"
+            pairs = zip(weights, probe.b, strict=True)
+            weights = [np.column_stack([v, w] if first else [w, v]) for w, v in pairs]
+        else:
+            shape = {"flat": (-1,), "row": (1, -1), "column": (-1, 1)}[self.biases]
+            b = [np.array(v, dtype).reshape(shape) for v in probe.b]
+        W = [np.array(w.T if turn else w, dtype, order="C") for w in weights]
         x, y = np.array(probe.x, dtype), np.array(probe.y, dtype)
         if self.labels == "classes":
             return W, b, self._samples(x), probe.y.argmax(axis=1)
@@ -72,10 +87,28 @@ class Layout:
             return W, b, self._samples(x), y.reshape(-1)
         return W, b, self._samples(x), self._samples(y)
 
+    def take(
+        self, W: Sequence[Array | None], b: Sequence[Array | None]
+    ) -> tuple[list[Array | None], list[Array | None]]:
+        """Arrays laid out so as W (n_out, n_in) and b (n_out,); what is None stays so."""
+        turned = [w.T if w is not None and self.weights == "in_out" else w for w in W]
+        if not self.folded:
+            return turned, list(b)
+        at, rest = (0, slice(1, None)) if self.biases == "first" else (-1, slice(-1))
+        return (
+            [None if w is None else w[:, rest] for w in turned],
+            [None if w is None else w[:, at] for w in turned],
+        )
+
     def _samples(self, array: Array) -> Array:
         if self.samples == "one vector":
             return array.reshape(-1)
         return np.array(array.T if self.columns else array, order="C")
+
+    @property
+    def folded(self) -> bool:
+        """Whether b is a part of W."""
+        return self.biases in _FOLDED
 
     @property
     def columns(self) -> bool:
@@ -89,12 +122,13 @@ class Layout:
 
 
 def layouts(
-    probe: Probe, weights: str | None, samples: str | None, labels: str | None
+    probe: Probe, weights: str | None, samples: str | None, labels: str | None, folded: bool = False
 ) -> list[Layout]:
     """The layouts of whole batches that may be meant, the likeliest first.
 
     Args:
         weights, samples, labels: what the caller has said; None where not.
+        folded: whether b is a part of W.
     """
     kinds = [labels] if labels else ["as given"]
     if not labels and probe.network.sizes[-1] == 1:
@@ -103,21 +137,22 @@ def layouts(
         kinds.append("classes")
     found = []
     for kind in kinds:
-        for rank in range(3 if probe.b else 1):
+        for rank in range(1 if not probe.b else 2 if folded else 3):
             for s in [samples] if samples else ["rows", "columns"]:
                 for w in [weights] if weights else list(WEIGHTS):
-                    found.append(Layout(w, s, _BIAS_RANKS[s][rank], kind))
+                    ranks = _FOLDED if folded else _BIAS_RANKS[s]
+                    found.append(Layout(w, s, ranks[rank], kind))
     return found
 
 
 def single_layouts(
-    probe: Probe, weights: str | None, samples: str | None, labels: str | None
+    probe: Probe, weights: str | None, samples: str | None, labels: str | None, folded: bool = False
 ) -> list[Layout]:
     """The layouts of functions that take one sample at a time."""
     if samples not in (None, "one vector", "one column", "one row"):
         return []
     kinds = [samples] if samples else ["one vector", "one column"]
-    return [layout for kind in kinds for layout in layouts(probe, weights, kind, labels)]
+    return [layout for kind in kinds for layout in layouts(probe, weights, kind, labels, folded)]
 
 
 # ── Names of parameters ────────────────────────────────────────────────────────────────────────
@@ -130,38 +165,73 @@ _ROLES = {
           "expected", "yb", "d", "batch_y", "desired"},
     "params": {"params", "parameters", "p", "theta", "model", "layers"},
 }  # fmt: skip
-_NUMBERED = re.compile(r"^(w|weights?_?|theta_?|b|bias(?:es)?_?)_?(\d+)$")
+_ONE_OF_MANY = {"W": re.compile(r"^(w|theta|syn|kernel)"), "b": re.compile(r"^b")}
+"""How the names of arrays for single layers begin: W1, theta_2, syn0, wh; b1, bias_out."""
 
 
-def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Callable[..., Any]]:
+@dataclass(frozen=True)
+class Form:
+    """A way to call someone's function.
+
+    Attributes:
+        call: (W, b, x, y) -> what it returns.
+        folded: whether it wants b as a part of W.
+        names: those of its parameters W, and b, by layer, where each has one of its own.
+    """
+
+    call: Callable[..., Any]
+    folded: bool = False
+    names: tuple[str, ...] = ()
+
+
+def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
     """``function`` as one of (W, b, x, y), by the names of its parameters where they tell; several
     where one parameter may hold W and b in several forms.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a builtin or compiled function tells no signature
-        return [function]
+        return [Form(function)]
     asked = (p for p in parameters if p.default is p.empty)
     names = [p.name for p in asked if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if any(p.kind is p.KEYWORD_ONLY and p.name in names for p in parameters):
         return bind(_by_keyword(function, names), layers, bias)
     roles = [_role(name) for name in names]
-    wanted = {"W", "b", "x", "y"} if bias else {"W", "x", "y"}
-    if set(roles) == {"W", "b", "x", "y"} and len(roles) == 4 and roles != ["W", "b", "x", "y"]:
-        return [lambda W, b, x, y: function(*[{"W": W, "b": b, "x": x, "y": y}[r] for r in roles])]
-    if set(roles) == wanted and len(roles) == 3 and not bias:
-        return [lambda W, b, x, y: function(*[{"W": W, "x": x, "y": y}[r] for r in roles])]
     if sorted(roles) == ["params", "x", "y"]:
         return [
-            lambda W, b, x, y, form=form: function(
-                *[{"params": form(W, b), "x": x, "y": y}[r] for r in roles]
+            Form(
+                lambda W, b, x, y, form=form: function(
+                    *[{"params": form(W, b), "x": x, "y": y}[r] for r in roles]
+                )
             )
             for form in _FORMS
         ]
-    numbered = [match for name in names if (match := _NUMBERED.match(name.lower()))]
-    if len(numbered) == layers * (2 if bias else 1) and {"x", "y"} <= set(roles):
-        return [lambda W, b, x, y: function(*_one_by_one(names, W, b, x, y))]
-    return [function]
+    if sorted(roles) in (["W", "b", "x", "y"], ["W", "x", "y"]):
+        return [
+            Form(
+                lambda W, b, x, y: function(*[{"W": W, "b": b, "x": x, "y": y}[r] for r in roles]),
+                folded=bias and "b" not in roles,
+            )
+        ]
+    each = {kind: _one_of_many(names, kind) for kind in _ONE_OF_MANY}
+    counts = len(each["W"]), len(each["b"])
+    if (
+        sorted(filter(None, roles)) == ["x", "y"]
+        and sum(counts) == len(names) - 2
+        and counts in ((layers, layers * bias), (layers, 0))
+    ):
+        return [
+            Form(
+                lambda W, b, x, y: function(
+                    **dict(zip(each["W"], W, strict=True)),
+                    **dict(zip(each["b"], b, strict=True)),
+                    **{name: {"x": x, "y": y}[_role(name)] for name in names if _role(name)},
+                ),
+                folded=bias and not counts[1],
+                names=(*each["W"], *each["b"]),
+            )
+        ]
+    return [Form(function)]
 
 
 def _by_keyword(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
@@ -201,14 +271,11 @@ or W1, b1, W2, b2, ... in a list.
 """
 
 
-def _one_by_one(
-    names: list[str], W: list[Array], b: list[Array], x: Array, y: Array
-) -> list[Array]:
-    """The arguments for parameters such as X, W1, b1, W2, b2, y."""
-    queues = {"w": iter(W), "t": iter(W), "b": iter(b)}
-    order = sorted(
-        (name for name in names if _NUMBERED.match(name.lower())),
-        key=lambda name: int(_NUMBERED.match(name.lower())[2]),  # type: ignore[index]
-    )
-    values = {name: next(queues[name[0].lower()]) for name in order}
-    return [values[n] if n in values else {"x": x, "y": y}[_role(n)] for n in names]
+def _one_of_many(names: list[str], kind: str) -> list[str]:
+    """The names of arrays of one kind for single layers, by their numbers where they have any, else
+    as they come."""
+    mine = [n for n in names if not _role(n) and _ONE_OF_MANY[kind].match(n.lower())]
+    numbers = {name: re.search(r"\d+$", name) for name in mine}
+    if all(numbers.values()):
+        mine.sort(key=lambda name: int(numbers[name][0]))  # type: ignore[index]
+    return mine

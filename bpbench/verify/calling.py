@@ -87,7 +87,7 @@ class Caller:
 
     def __init__(self, function: Callable[..., Any], layers: int, bias: bool, dtype: str) -> None:
         self.forms = bind(function, layers, bias)
-        self.function = self.forms[0]
+        self.form = self.forms[0]
         self.dtype = dtype
         self.layout = Layout()
         self.order = 0
@@ -107,22 +107,23 @@ class Caller:
         """
         replies = []
         for form in self.forms:
-            self.function = form
+            self.form = form
             reply = self._settle(probes, weights, samples, labels)
             if reply.answer is not None:
                 return reply
-            replies.append((self.function, self.layout, reply))
-        self.function, self.layout, reply = replies[0]
+            replies.append((self.form, self.layout, reply))
+        self.form, self.layout, reply = replies[0]
         return reply
 
     def _settle(
         self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
     ) -> Reply:
         """Find the layout for one form of the parameters."""
-        best = self._try(probes, layouts(probes[0], weights, samples, labels))
+        said = weights, samples, labels, self.form.folded
+        best = self._try(probes, layouts(probes[0], *said))
         answer = best[2].answer
         if answer is None or not any(map(usable, answer.W)):
-            alone = single_layouts(probes[0], weights, samples, labels)
+            alone = single_layouts(probes[0], *said)
             single = self._try(probes[:2], alone) if alone else best
             # with one output, a column of one sample hides that (m,) met (m, 1)
             hides = single[1].samples == "one column" and probes[0].network.sizes[-1] == 1
@@ -209,14 +210,14 @@ class Caller:
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                value = self.function(*lists, x, y)
+                value = self.form.call(*lists, x, y)
         except Exception as error:  # noqa: BLE001  # what somebody's code raises is a finding
             line, place = _line(error)
             say = f"on {probe} the function raises {type(error).__name__}: {error}{place}"
             return Reply(probe, None, (Finding("raises", None, None, say),), True, line)
         expected = Expected(
-            tuple(w.shape for w in kept[: len(W)]), tuple(map(len, probe.b)),
-            probe.samples, self.layout.columns, self.order,
+            tuple(w.shape for w in kept[: len(W)]), tuple(v.size for v in b),
+            probe.samples, self.layout.columns, self.order, self.form.names,
         )  # fmt: skip
         returned = sort_out(value, expected)
         now = [np.asarray(v) for v in (*lists[0][: len(W)], *lists[1][: len(b)], x, y)]
@@ -231,14 +232,14 @@ class Caller:
         )
 
     def _answer(self, probe: Probe, returned: Returned) -> Answer:
-        turn = self.layout.weights == "in_out"
-        W = tuple(
-            np.full_like(like, np.nan) if w is None else np.array(w.T if turn else w)
-            for w, like in zip(returned.W, probe.W, strict=True)
-        )
-        b = tuple(
-            np.full_like(like, np.nan) if v is None else v
-            for v, like in zip(returned.b, probe.b, strict=True)
+        W, b = (
+            tuple(
+                np.full_like(like, np.nan) if one is None else np.array(one)
+                for one, like in zip(found, likes, strict=True)
+            )
+            for found, likes in zip(
+                self.layout.take(returned.W, returned.b), (probe.W, probe.b), strict=True
+            )
         )
         return Answer(W, b, returned.loss)
 

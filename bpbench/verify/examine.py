@@ -308,7 +308,7 @@ def _only_there(
     special: Family, family: Family, dtype: str, where: str, names: Sequence[str]
 ) -> list[Finding]:
     """What is wrong in a special place: what shows only there, or anything if all is right else."""
-    if not special.ran or not special.wrong:
+    if not special.ran or (special.whole and not _far(special)):
         return []
     findings = explain(special, dtype).findings
     if family.wrong:

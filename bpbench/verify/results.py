@@ -18,8 +18,14 @@ from bpbench.verify.findings import Finding
 
 _LOSS = {"loss", "cost", "j", "l", "error", "objective", "e"}
 _NAMED = r"^(?:d|g|grads?|gradients?|nabla|delta)?[_ ]?(?:{})s?[_ ]?(\d*)$"
-_W = re.compile(_NAMED.format("w|weight|kernel|theta"))
+_W = re.compile(_NAMED.format("w|weight|kernel|theta|syn"))
 _B = re.compile(_NAMED.format("b|bias|biase"))
+_DERIVED = r"^(?:gradients?|grads?|nabla|delta|d|g)_?"
+_UNDERIVED = re.compile(_DERIVED)
+_OF_ONE_LAYER = _DERIVED + r"(?:{})\w*$"
+_NAMED_W = re.compile(_OF_ONE_LAYER.format("w|weights?|kernel|theta|syn"))
+_NAMED_B = re.compile(_OF_ONE_LAYER.format("b|bias(?:es)?"))
+"""dWh, dw_out, grad_b_hidden: layers by names of their own, in the order in which they come."""
 
 
 BACKWARDS = -1
@@ -36,6 +42,7 @@ class Expected:
         samples: m.
         columns: whether samples are columns.
         order: that of ``Returned``, as it was where the shapes told; it decides where they do not.
+        names: those of the function's parameters W, and b, by layer, where each has one of its own.
     """
 
     W: tuple[tuple[int, ...], ...]
@@ -43,6 +50,7 @@ class Expected:
     samples: int
     columns: bool
     order: int = 0
+    names: tuple[str, ...] = ()
 
     @property
     def layers(self) -> int:
@@ -127,7 +135,7 @@ def _parts(value: Any, expected: Expected) -> _Parts | None:
     if hasattr(value, "W") and hasattr(value, "b"):
         return _Parts(list(value.W), list(value.b), getattr(value, "loss", None))
     if isinstance(value, Mapping):
-        return _from_mapping(value)
+        return _from_mapping(_as_parameters(value, expected))
     if not _is_sequence(value):
         return None
     items = list(value)
@@ -135,11 +143,24 @@ def _parts(value: Any, expected: Expected) -> _Parts | None:
     if mappings:
         merged = _Parts()
         for mapping in mappings:
-            found = _from_mapping(mapping, one_layer=len(mappings) == expected.layers > 1)
+            named = _as_parameters(mapping, expected)
+            found = _from_mapping(named, one_layer=len(mappings) == expected.layers > 1)
             merged = _Parts(merged.W + found.W, merged.b + found.b, found.loss or merged.loss)
         scalars = [item for item in items if _is_scalar(item)]
         return _Parts(merged.W, merged.b, scalars[0] if scalars else merged.loss)
     return _from_sequence(items, expected)
+
+
+def _as_parameters(mapping: Mapping[Any, Any], expected: Expected) -> Mapping[Any, Any]:
+    """The mapping with dwh, grad_wout, ... by the numbers of the layers whose parameters these are."""
+    found, layers = {}, expected.layers
+    for i, name in enumerate(expected.names):
+        kind, number = ("W", i + 1) if i < layers else ("b", i + 1 - layers)
+        key = next((k for k in mapping if _UNDERIVED.sub("", str(k).lower()) == name.lower()), None)
+        if key is None:
+            return mapping
+        found[key] = f"{kind}{number}"
+    return {found.get(key, key): value for key, value in mapping.items()}
 
 
 def _from_mapping(mapping: Mapping[Any, Any], one_layer: bool = False) -> _Parts:
@@ -163,6 +184,10 @@ def _from_mapping(mapping: Mapping[Any, Any], one_layer: bool = False) -> _Parts
             match = pattern.match(name)
             if match and not isinstance(value, Mapping):
                 found[kind][int(match[1]) if match[1] else -1] = value
+    if not any(found.values()):
+        for kind, pattern in (("W", _NAMED_W), ("b", _NAMED_B)):
+            named = [v for k, v in mapping.items() if pattern.match(str(k).strip().lower())]
+            found[kind] = dict(enumerate(named))
     for kind, target in (("W", parts.W), ("b", parts.b)):
         numbered = found[kind]
         if (
