@@ -152,7 +152,7 @@ def _parts(value: Any, expected: Expected) -> _Parts | None:
 
 
 def _as_parameters(mapping: Mapping[Any, Any], expected: Expected) -> Mapping[Any, Any]:
-    """The mapping with dwh, grad_wout, ... by the numbers of the layers whose parameters these are."""
+    """The mapping with dwh, grad_wout, ... by the numbers of the layers of these parameters."""
     found, layers = {}, expected.layers
     for i, name in enumerate(expected.names):
         kind, number = ("W", i + 1) if i < layers else ("b", i + 1 - layers)
