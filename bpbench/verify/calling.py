@@ -24,6 +24,7 @@ from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.findings import Finding
 from bpbench.verify.results import Expected, Returned, sort_out
 
+OVERWRITTEN = "result overwritten by the next call"
 SLOW = 1.0
 """Seconds; a function that takes longer is not asked the same twice."""
 
@@ -39,6 +40,7 @@ class Reply:
         progress: how far it came before it raised: the line, for comparison.
         order: in which of several arrangements the arrays came.
         dtypes: of the arrays that it returned.
+        arrays: those themselves, to see later whether they are still what they were.
     """
 
     probe: Probe
@@ -48,6 +50,7 @@ class Reply:
     progress: int = 0
     order: int = 0
     dtypes: frozenset[str] = frozenset()
+    arrays: tuple[Array, ...] = ()
 
     @property
     def clean(self) -> bool:
@@ -181,12 +184,24 @@ class Caller:
             say = "the same arguments give gradients the first time and none the second"
             return replace(first, problems=(*first.problems, *second.problems, _other(say)))
         if _same(first.answer, second.answer):
-            return first
+            return self._kept(probe, first)
         third = self._ask_once(probe)
         if third.answer is None or not third.whole:
             return first
         answer, problem = _changing([first.answer, second.answer, third.answer])
         return replace(first, answer=answer, problems=(*first.problems, problem))
+
+    def _kept(self, probe: Probe, first: Reply) -> Reply:
+        """The first reply, with a problem if a call for another batch changes its arrays."""
+        before = [array.copy() for array in first.arrays]
+        self._ask_once(replace(probe, x=probe.x[::-1] + 1.0))
+        if all(map(np.array_equal, before, first.arrays)):
+            return first
+        say = (
+            "the arrays that one call returns are overwritten by the next: whoever keeps a "
+            "gradient while computing another has to copy it first"
+        )
+        return replace(first, problems=(*first.problems, Finding(OVERWRITTEN, None, "dW", say)))
 
     def _ask_once(self, probe: Probe) -> Reply:
         if not self.layout.single:
@@ -229,6 +244,7 @@ class Caller:
             (*changed, *returned.problems),
             order=returned.order,
             dtypes=returned.dtypes,
+            arrays=returned.arrays,
         )
 
     def _answer(self, probe: Probe, returned: Returned) -> Answer:

@@ -19,6 +19,7 @@ from bpbench.verify.calling import Caller, Reply
 from bpbench.verify.comparison import compare
 from bpbench.verify.diagnose import Diagnosis, diagnose
 from bpbench.verify.diagnose import probe as probes
+from bpbench.verify.diagnose.losses import judge_losses
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Reading, right
 from bpbench.verify.findings import (
@@ -30,7 +31,6 @@ from bpbench.verify.findings import (
     Report,
     TensorError,
 )
-from bpbench.verify.losses import judge_losses
 from bpbench.verify.tolerance import standard_deviations
 from bpbench.verify.verdict import judge
 
@@ -291,6 +291,13 @@ def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
     if {"relu", "leaky_relu"} & set(network.activations):
         zero = ask(caller, [probes.at_zero(probe) for probe in asked])
         found += _only_there(zero, family, caller.dtype, "where a unit is exactly 0", ("z >= 0",))
+    if not family.wrong and not caller.layout.single:
+        squares = (ask(caller, pair) for pair in probes.square(asked[0]))
+        wrong = next((pair for pair in squares if pair.wrong), None)
+        if wrong is not None:
+            count = wrong.replies[0].probe.samples
+            where = f"where there are as many samples as a layer has units, {count}"
+            found += _only_there(wrong, family, caller.dtype, where, ())
     large = ask(caller, [probes.large(probe) for probe in asked])
     if not family.wrong or _cut_off(large):
         cut = ("clipping", "gradient normalised")

@@ -69,6 +69,7 @@ class Returned:
         problems: what is wrong with the form.
         order: which of several arrangements the arrays came in.
         dtypes: of the arrays.
+        arrays: those that came as arrays of NumPy, themselves.
     """
 
     W: tuple[Array | None, ...]
@@ -77,6 +78,7 @@ class Returned:
     problems: tuple[Finding, ...] = ()
     order: int = 0
     dtypes: frozenset[str] = frozenset()
+    arrays: tuple[Array, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -329,7 +331,10 @@ def _checked(parts: _Parts, expected: Expected) -> Returned:
     loss = None
     if parts.loss is not None:
         loss = float(to_numpy(parts.loss).astype(np.float64).reshape(-1)[0])
-    return Returned(tuple(W), tuple(b), loss, tuple(problems), parts.order, frozenset(dtypes))
+    arrays = tuple(g for g in (*parts.W, *parts.b) if isinstance(g, np.ndarray))
+    return Returned(
+        tuple(W), tuple(b), loss, tuple(problems), parts.order, frozenset(dtypes), arrays
+    )
 
 
 def _numbers(

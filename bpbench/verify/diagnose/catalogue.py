@@ -43,6 +43,7 @@ REMEDIES: dict[str, str] = {
     "z for a in the error": "apply the output's activation before y is subtracted",
     "sign of y": "the error is a - y",
     "loss for its derivative": "the derivative of (a - y)^2 / 2 is a - y",
+    "hinge loss's derivative": "the loss is the cross-entropy: delta is a - y",
     "absolute error's derivative": "the derivative of (a - y)^2 / 2 is a - y",
     "predictions rounded": "train on the outputs themselves, not on the rounded ones",
     "cross-entropy's derivative": "the squared error's derivative is a - y",
@@ -62,6 +63,9 @@ REMEDIES: dict[str, str] = {
     "wrong derivative": "check the formula of f'",
     "ReLU mask from the wrong place": "mask with the layer's own z",
     "ReLU mask inverted": "f' is 1 where z is above 0",
+    "f' at the mean of z": "take f' at each sample's own z",
+    "straight-through estimate of f'": "use the derivative of the layer's activation",
+    "a for z, or z for a, in f'": "check which of the two each factor of f' wants",
     "parentheses missing in f'": "put f' in parentheses",
     "z >= 0": "the convention of all frameworks is f'(0) = 0: use z > 0",
     # The way back
@@ -78,6 +82,7 @@ REMEDIES: dict[str, str] = {
     "W already updated": "finish the backward pass before any parameter moves",
     "error sent back without f'": "send delta back, which has f' in it",
     "delta of another layer": "use the delta of the layer just above",
+    "bias added on the way back": "b has no part in the way back",
     "W missing on the way back": "multiply delta by W of the layer above",
     "bias column dropped at the wrong end": "drop the column that belongs to the ones",
     "averaged over the samples on the way back": "sum over the samples only in dW and db",
@@ -114,6 +119,7 @@ REMEDIES: dict[str, str] = {
     "L2 off by a factor": "check the factor of lambda",
     "L2 on the bias": "biases are not decayed",
     "L2 that the loss does not have": "drop the decay, or check with l2=...",
+    "L2 of another layer's W": "decay each layer by its own W",
     "L1 for L2": "the derivative of lambda W^2 / 2 is lambda W, not lambda sign(W)",
     # The forward pass
     "inputs changed": "take x as it comes, or describe the network with what you make of it",
@@ -129,7 +135,8 @@ REMEDIES: dict[str, str] = {
     # Precision and behaviour
     "float32 somewhere": "look for a cast, a float32 constant or array, or for differences in the "
     "place of derivatives",
-    "float16 somewhere": "look for a cast to half precision, or for numbers that are rounded",
+    "float16 somewhere": "look for a cast to half precision, for numbers that are rounded, or for "
+    "differences in the place of derivatives",
     "inputs changed in place": "copy before changing anything that was passed in",
     "not deterministic": "switch dropout and noise off to verify",
     "arguments ignored": "use the arguments, not variables of the module",

@@ -67,6 +67,11 @@ class Case:
             "n_1": np.array([float(s[0]) for s in sizes]),
             "n_out": np.array([float(s[layer + 1]) for s in sizes]),
             "n_in": np.array([float(s[layer]) for s in sizes]),
+            **(
+                {"n_above": np.array([float(s[layer + 2]) for s in sizes])}
+                if layer + 2 < self.layers
+                else {}
+            ),
         }
 
 

@@ -158,33 +158,63 @@ def _epsilons(case: Case, chain: Chain, evidence: LayerEvidence) -> Iterator[Ter
     """dL/da of a cross-entropy with a small number added where a probability is divided by."""
     both = case.probes[0].network.loss == "binary_cross_entropy"
 
-    def delta(probe: Probe, reading: Reading, e: float, power: int) -> Array:
-        """The delta with epsilon e (power 1), or how it grows with e (power 2)."""
+    def apart(probe: Probe, reading: Reading, e: float, power: int) -> Array:
+        """dL/da with e added to each probability (power 1), or how it grows with e (power 2)."""
         o, y = reading.a[-1], probe.y
         slope = y / (o + e) ** power
         if both:
             slope = slope - (1 - y) / (1 - o + e) ** power
-        return times_slope(reading, (slope if power == 2 else -slope) / probe.samples)
+        return np.asarray(slope if power == 2 else -slope)
+
+    def together(probe: Probe, reading: Reading, e: float, power: int) -> Array:
+        """The same with e added to a (1 - a)."""
+        o, y = reading.a[-1], probe.y
+        slope = (o - y) / (o * (1 - o) + e) ** power
+        return np.asarray(-slope if power == 2 else slope)
+
+    for error in (apart, together) if both else (apart,):
+        terms = _with_epsilon(case, chain, evidence, error)
+        if terms is not None:
+            yield terms
+
+
+def _with_epsilon(
+    case: Case,
+    chain: Chain,
+    evidence: LayerEvidence,
+    error: Callable[[Probe, Reading, float, int], Array],
+) -> Terms | None:
+    """The terms of one way of adding an epsilon, which Newton's steps find; None where none fits.
+
+    Args:
+        error: dL/da of a sample (power 1), or its derivative by epsilon (power 2).
+    """
 
     def columns(e: float) -> list[list[Array]]:
-        return _each(case, chain, lambda _, p, r: [delta(p, r, e, 1), delta(p, r, e, 2)])
+        def of_probe(_: int, probe: Probe, reading: Reading) -> list[Array]:
+            return [
+                times_slope(reading, error(probe, reading, e, power) / probe.samples)
+                for power in (1, 2)
+            ]
+
+        return _each(case, chain, of_probe)
 
     e = 0.0
-    for _ in range(6):  # Newton's steps
+    for _ in range(12):
         weights, _ = evidence.combined(columns(e))
         mean = np.mean(weights, axis=0)
-        if not np.isfinite(mean).all() or not abs(mean[0] - 1) < 0.1:
-            return
+        if not np.isfinite(mean).all() or not abs(mean[0] - 1) < 0.5:
+            return None
         e += float(mean[1] / mean[0])
-        if not 0 < e < 1e-2:
-            return
+        if not 0 < e < 0.2:
+            return None
 
     def read(weights: Array) -> str | None:
         if abs(weights[0] - 1) > 1e-5:
             return None
         return f"a probability is divided by with {e:.2g} added to it"
 
-    yield Terms("epsilon in the denominator", columns(e), read)
+    return Terms("epsilon in the denominator", columns(e), read)
 
 
 def _term(weight: float, factor: str) -> str:

@@ -27,6 +27,7 @@ from bpbench.verify.diagnose.forward import (
     starts,
 )
 from bpbench.verify.diagnose.layerwise import explain_layer
+from bpbench.verify.diagnose.losses import judge_losses
 from bpbench.verify.diagnose.probe import Answer, Probe
 from bpbench.verify.diagnose.sentences import findings, forward_lost, places
 from bpbench.verify.findings import Finding
@@ -85,7 +86,7 @@ def diagnose(
             returned = _returned(case)
             if returned.complete:
                 return returned
-        chains = _explain(case, begun)
+        chains = _with_right_loss(case, _explain(case, begun))
     best = chains[0]
     lost = lost_inputs(case, best)
     if lost is not None:
@@ -119,8 +120,8 @@ def _without_dust(probe: Probe, answer: Answer, share: float) -> Answer:
 
 def _explain(case: Case, begun: Sequence[Chain]) -> list[Chain]:
     chains = follow(case, begun, explain_layer)
-    if chains[0].cost > 1.35:
-        bound = chains[0].cost
+    if chains[0].cost > 1.35 or _may_be_forward(case, chains[0]):
+        bound = chains[0].cost + ALIKE
         wrong_output = [s for start in begun for s in changed_output(case, start)]
         chains += follow(case, wrong_output, known_output, bound)
     if min(c.cost for c in chains) > 2.5:
@@ -129,6 +130,27 @@ def _explain(case: Case, begun: Sequence[Chain]) -> list[Chain]:
         chains += follow(case, guessed, only_factors, bound)
         chains += changed_inputs(case, bound)
     return sorted(chains, key=lambda c: c.cost)
+
+
+def _may_be_forward(case: Case, chain: Chain) -> bool:
+    """Whether a wrong f' of the output may be that of an activation that was really applied there:
+    a relu on a linear output gives the same delta either way.
+    """
+    last = case.layers - 1
+    return any(m.layer == last and m.name == "f' of another activation" for m in chain.mistakes)
+
+
+def _with_right_loss(case: Case, chains: list[Chain]) -> list[Chain]:
+    """The likeliest chains that explain the losses too; all, if none of them does."""
+    losses = [answer.loss for answer in case.answers if answer.loss is not None]
+    if len(losses) < len(case.probes) or not np.isfinite(losses).all():
+        return chains
+
+    def explains(chain: Chain) -> bool:
+        return judge_losses(case.probes, chain.readings, losses, 1e3 * case.tolerance) is None
+
+    alike = [chain for chain in chains if chain.cost < chains[0].cost + ALIKE]
+    return [chain for chain in alike if explains(chain)] or chains
 
 
 # ── The step, or the parameters after it, returned for the gradient ────────────────────────────

@@ -91,7 +91,7 @@ class Factor:
 
 
 Quantities = Mapping[str, Array]
-"""What a factor may be made of, with its value in each probe: m, n_L, n_out, n_in, n_1."""
+"""What a factor may be made of, with its value in each probe: m, n_L, n_out, n_in, n_1, n_above."""
 
 _WORDS = {
     "m": "the number of samples",
@@ -100,6 +100,7 @@ _WORDS = {
     "n_1": "the number of inputs",
     "n_out": "the number of the layer's units",
     "n_in": "the number of the layer's inputs",
+    "n_above": "the number of units of the layer above",
 }
 _CONSTANTS = {1.0: (), -1.0: ("sign",), 2.0: ("half",), 0.5: ("half",),
               -2.0: ("sign", "half"), -0.5: ("sign", "half")}  # fmt: skip

@@ -36,6 +36,30 @@ def _scaled_tanh(z: Array) -> tuple[Array, Array]:
     return 1.7159 * t, 1.7159 * 2 / 3 * (1 - t * t)
 
 
+def _elu(alpha: float, scale: float = 1.0) -> Function:
+    def function(z: Array) -> tuple[Array, Array]:
+        low = np.expm1(np.minimum(z, 0))
+        a = scale * np.where(z > 0, z, alpha * low)
+        return a, scale * np.where(z > 0, 1, alpha * (low + 1))
+
+    return function
+
+
+def _clipped(slope: float, middle: float, high: float) -> Function:
+    """slope z + middle, cut off at 0 and ``high``."""
+
+    def function(z: Array) -> tuple[Array, Array]:
+        line = slope * z + middle
+        return np.clip(line, 0, high), np.where((line > 0) & (line < high), slope, 0.0)
+
+    return function
+
+
+def _gelu_by_sigmoid(z: Array) -> tuple[Array, Array]:
+    s = 1 / (1 + np.exp(-1.702 * z))
+    return z * s, s + 1.702 * z * s * (1 - s)
+
+
 def _softsign(z: Array) -> tuple[Array, Array]:
     return z / (1 + np.abs(z)), 1 / (1 + np.abs(z)) ** 2
 
@@ -50,6 +74,13 @@ FUNCTIONS: Mapping[str, Function] = {
     "leaky_relu of slope 0.2": _leaky(0.2),
     "leaky_relu of slope 0.3": _leaky(0.3),
     "leaky_relu of slope 0.001": _leaky(0.001),
+    "gelu by sigmoid(1.702 z)": _gelu_by_sigmoid,
+    "elu of alpha 0.1": _elu(0.1),
+    "elu of alpha 0.5": _elu(0.5),
+    "elu of alpha 2": _elu(2.0),
+    "selu": _elu(1.6732632423543772, 1.0507009873554805),
+    "relu6": _clipped(1.0, 0.0, 6.0),
+    "hard sigmoid": _clipped(0.2, 0.5, 1.0),
     "1.7159 tanh(2z/3)": _scaled_tanh,
     "softsign": _softsign,
 }

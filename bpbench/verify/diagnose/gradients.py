@@ -68,6 +68,9 @@ def weight_gradients(delta: Array, below: Array, decay: Array) -> Iterator[Guess
         say = "delta and input are averaged over the samples before their product"
         means = np.outer(delta.sum(axis=0), below.mean(axis=0)) + decay
         yield guess("averaged before the outer product", say, means)
+        say = "the layer's input, or delta, is centred over the samples"
+        centred = delta.T @ (below - below.mean(axis=0)) + decay
+        yield guess("layer's input changed in dW", say, centred)
     yield guess("absolute value", "dW has lost its signs", np.abs(dW))
     yield guess("sign of the gradient only", "dW is only the sign of the gradient", np.sign(dW))
     yield guess("gradient squared", "dW is squared, entry by entry", dW**2)
@@ -94,9 +97,9 @@ def bias_gradients(delta: Array, below: Array, b: Array, z: Array, a: Array) -> 
     if n > 1:
         say = "db is one number, summed over samples and units"
         yield guess("db summed over everything", say, np.full(n, delta.sum()))
-    if m == n:
-        say = "db is summed over the units, not over the samples"
-        yield guess("db summed over the wrong axis", say, delta.sum(axis=1))
+    say = "db is summed over the units, not over the samples"
+    say += "" if m == n else ", and made to fit"
+    yield guess("db summed over the wrong axis", say, np.resize(delta.sum(axis=1), n))
     yield guess("absolute value", "db is summed without its signs", np.abs(delta).sum(axis=0))
     yield guess("absolute value", "db has lost its signs", np.abs(delta.sum(axis=0)))
     say = "db is only the sign of the gradient"

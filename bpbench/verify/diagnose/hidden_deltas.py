@@ -69,7 +69,8 @@ def backs(
     yield guess("W squared", "W^2 is used on the way back", delta @ W**2)
     if probe.b:
         say = "b is added to the error that comes back"
-        yield guess("bias added on the way back", say, delta @ W + probe.b[layer])
+        for average in (1, m):  # after the division by m, or before it
+            yield guess("bias added on the way back", say, delta @ W + probe.b[layer] / average)
     for each in misshapen(W, f"W[{layer + 1}]"):
         yield Guess(each.mistakes, delta @ each.value)
     for each in some_of(delta):
@@ -129,6 +130,9 @@ def hidden_deltas(
     yield from some_of(back * slope)
     yield from misshapen(back * slope, "delta")
     yield guess("f' added, not multiplied", "f'(z) is added to the error", back + slope)
+    if probe.b:
+        say = "b is added to delta"
+        yield guess("bias added on the way back", say, back * slope + probe.b[layer])
     yield from _unbracketed(probe, reading, layer, back)
     yield from _bias_column(probe, layer, deltas, back, slope)
     for each in comes[1:]:

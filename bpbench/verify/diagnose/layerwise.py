@@ -213,7 +213,9 @@ class _Layer:
                 continue
             decayed = self._decayed(e.factors)
             here = [*self._at(both, "dW"), *decayed]
-            yield self._chain(here, e.cost + len(decayed) + 0.3, self.right)
+            # dearer, so that what is wrong with dW and db alike is not called certain to stay here
+            # where the same mistake in every layer, such as f' with a wrong sign, explains it too
+            yield self._chain(here, e.cost + len(decayed) + 0.5, self.right)
             if e.guess and e.factor:
                 mixed = [*self._at(e.guess, "delta"), *self._at(e.factor, "dW"), *decayed]
                 yield self._chain(mixed, e.cost + len(decayed) + 0.3, e.values)
@@ -299,7 +301,7 @@ class _Layer:
         options += self._decayed_bias() if tensor == "db" else self._decayed_weights()
         options += self._alone_in_length(tensor)
         if tensor == "dW":
-            options += self._decayed_by_sign()
+            options += self._decayed_otherwise()
         return sorted(options, key=lambda option: option.cost)[:4]
 
     def _whole(self) -> Arrays:
@@ -344,19 +346,24 @@ class _Layer:
         mistakes = name_decay(self.case, self.layer, k, None)
         return [_Option(1.0, None, (), tuple((m.name, m.say) for m in mistakes), True)]
 
-    def _decayed_by_sign(self) -> list[_Option]:
-        """dW that holds a multiple of sign(W): an L1 term."""
-        columns = [
-            (delta.T @ below, np.sign(probe.W[self.layer]))
-            for delta, below, probe in zip(
-                self.right, self.evidence.below, self.case.probes, strict=True
-            )
-        ]
-        factors, explained = self.evidence.sum_of(self._whole(), columns)
-        if not explained or not np.allclose([f[0] for f in factors], 1, rtol=1e-3):
-            return []
-        k = float(np.mean([f[1] for f in factors]))
-        return [_Option(1.0, None, (), (("L1 for L2", f"dW holds {k:.4g} times sign(W)"),), True)]
+    def _decayed_otherwise(self) -> Iterator[_Option]:
+        """dW that holds a multiple of sign(W), an L1 term, or of another layer's W."""
+        of_sign = [np.sign(probe.W[self.layer]) for probe in self.case.probes]
+        terms = [("L1 for L2", f"sign(W[{self.layer}])", of_sign)]
+        for other in range(self.case.layers):
+            of_other = [probe.W[other] for probe in self.case.probes]
+            shapes = [V.shape for V in of_other]
+            if other != self.layer and shapes == [p.W[self.layer].shape for p in self.case.probes]:
+                terms.append(("L2 of another layer's W", f"W[{other}]", of_other))
+        for mistake, what, arrays in terms:
+            columns = [
+                (delta.T @ below, term)
+                for delta, below, term in zip(self.right, self.evidence.below, arrays, strict=True)
+            ]
+            factors, explained = self.evidence.sum_of(self._whole(), columns)
+            if explained and np.allclose([f[0] for f in factors], 1, rtol=1e-3):
+                say = f"dW holds {float(np.mean([f[1] for f in factors])):.4g} times {what}"
+                yield _Option(1.0, None, (), ((mistake, say),), True)
 
     def _decayed_bias(self) -> list[_Option]:
         """db that holds a multiple of b."""

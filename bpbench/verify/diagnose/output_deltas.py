@@ -69,6 +69,9 @@ def output_deltas(probe: Probe, reading: Reading) -> Iterator[Guess]:
                 "error of the true class only", "only the true class has an error", error * y
             )
         yield guess("output f' missing", "dL/da is used as delta, without f'", slope)
+        yield guess(
+            "hinge loss's derivative", "the error is that of a hinge loss", _hinge(z, y) / m
+        )
         half = "second term of the cross-entropy missing"
         yield guess(half, "only -y/a is derived, not (1-y)/(1-a)", -y * (1 - o) / m)
         yield guess(half, "only (1-y)/(1-a) is derived, not -y/a", (1 - y) * o / m)
@@ -138,6 +141,17 @@ def _squared_errors(probe: Probe, reading: Reading) -> Iterator[Guess]:
     for mistake, say, error in wrong:
         yield guess(mistake, say, times_slope(reading, error / m))
         yield Guess(((mistake, say), ("output f' missing", "f'(z) is missing")), error / m)
+
+
+def _hinge(z: Array, y: Array) -> Array:
+    """The derivative by z, (m, n_L), of a hinge loss with margin 1: for each output where several
+    may be 1, else of all classes against the true one (Weston & Watkins).
+    """
+    if (y.sum(axis=1) == 1).all() and y.shape[1] > 1:
+        above = 1.0 * ((z - (z * y).sum(axis=1, keepdims=True) + 1 > 0) & (y == 0))
+        return np.asarray(above - y * above.sum(axis=1, keepdims=True))
+    sign = 2 * y - 1
+    return np.asarray(-sign * (sign * z < 1))
 
 
 def _levelled(error: Array) -> Iterator[tuple[str, Array]]:

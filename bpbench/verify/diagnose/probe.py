@@ -215,6 +215,14 @@ def saturated(probe: Probe) -> Probe:
     return replace(probe, W=W, b=b, why="saturated outputs")
 
 
+def square(probe: Probe, largest: int = 32) -> list[list[Probe]]:
+    """Pairs of probes with as many samples as some layer has units, of the same network."""
+    network = probe.network
+    widths = [n for n in dict.fromkeys(network.sizes) if 1 < n <= largest]
+    why = "as many samples as a layer has units"
+    return [[draw(network, n, seed, probe.l2, why) for seed in (n, n + 1)] for n in widths]
+
+
 def at_zero(probe: Probe) -> Probe:
     """The same network in which the first unit of every relu layer is exactly 0."""
     W, b = [w.copy() for w in probe.W], [v.copy() for v in probe.b]

@@ -50,6 +50,11 @@ def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[
         if name in ("relu", "leaky_relu", "elu"):
             yield from _masks(name, z, below, back)
         yield guess("f' at -z", "f' is taken at -z", _slope(reading, layer, -z))
+        if len(z) > 1:
+            say = "f' is taken at the mean of z over the samples"
+            yield guess("f' at the mean of z", say, _slope(reading, layer, z.mean(axis=0) + 0 * z))
+        say = "f' is 1 where |z| is below 1, and 0 elsewhere"
+        yield guess("straight-through estimate of f'", say, 1.0 * (np.abs(z) <= 1))
         yield from _partly(name, z, a)
         yield guess("f' at the error", "f' is taken at the error", _slope(reading, layer, back))
         if name in OF_OUTPUT:
@@ -105,6 +110,9 @@ def _partly(name: str, z: Array, a: Array) -> Iterator[Guess]:
         s, rate = _both("sigmoid", z)
         yield guess(half, "f' is s(z), without z s'(z)", s)
         yield guess(half, "f' is z s'(z), without s(z)", z * rate)
+        wrong = "a for z, or z for a, in f'"
+        yield guess(wrong, "f' is s(z) + a s'(z), not s(z) + z s'(z)", s + a * rate)
+        yield guess(wrong, "f' is z + s(z) (1 - z), not a + s(z) (1 - a)", z + s * (1 - z))
     if name == "gelu":
         cdf = np.where(z == 0, 0.5, a / np.where(z == 0, 1, z))
         slope = _both("gelu", z)[1]
