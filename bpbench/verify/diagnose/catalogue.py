@@ -75,7 +75,7 @@ REMEDIES: dict[str, str] = {
     "wrong Jacobian of the softmax": "dz_i = a_i (da_i - sum over j of a_j da_j), for each sample",
     "reshape where a transpose belongs": "use .T: reshape keeps the order of the entries in memory",
     "samples left out": "let every sample count: check the loop, or the slice, over the samples",
-    "classes weighted": "both classes count the same in the loss",
+    "classes weighted": "all classes count the same in the loss",
     "samples weighted": "every sample counts the same in the mean",
     "W not transposed": "W's other index must be summed on the way back",
     "wrong W": "use the weights of the layer above",

@@ -60,18 +60,15 @@ class Case:
         """What factors in a layer may be made of, in each probe."""
         sizes = [probe.network.sizes for probe in self.probes]
         m = np.array([float(probe.samples) for probe in self.probes])
+        units = {"n_L": self.layers, "n_1": 0, "n_out": layer + 1, "n_in": layer}
+        units["n_above"] = layer + 2
+        named: dict[int, str] = {}
+        for name, index in units.items():  # the output's units are n_L alone, and so on
+            named.setdefault(min(index, self.layers), name)
         return {
             "m": m,
             **({"m - 1": m - 1} if (m > 1).all() else {}),
-            "n_L": np.array([float(s[-1]) for s in sizes]),
-            "n_1": np.array([float(s[0]) for s in sizes]),
-            "n_out": np.array([float(s[layer + 1]) for s in sizes]),
-            "n_in": np.array([float(s[layer]) for s in sizes]),
-            **(
-                {"n_above": np.array([float(s[layer + 2]) for s in sizes])}
-                if layer + 2 < self.layers
-                else {}
-            ),
+            **{name: np.array([float(s[i]) for s in sizes]) for i, name in named.items()},
         }
 
 

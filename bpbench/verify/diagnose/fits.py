@@ -126,7 +126,7 @@ def read_factor(
     if _constant(factors, 1.0, tolerance):
         return [Factor(0.0, ())]
     found: list[Factor] = []
-    seen: set[tuple[float, ...]] = set()
+    seen: dict[tuple[float, ...], int] = {}
     for powers in _powers(quantities):
         product = np.ones(len(factors))
         for name, power in powers:
@@ -142,9 +142,9 @@ def read_factor(
         if near is None and powers and abs(powers[0][1]) > 1:
             continue
         key = (near or 0.0, *product)
-        if key in seen:
-            continue
-        seen.add(key)
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] > (2 if len(powers) == 1 else 1):
+            continue  # where sizes are equal, one other name will do
         found.append(
             _named(powers, mean if near is None else near, near is not None, tensor, factors)
         )

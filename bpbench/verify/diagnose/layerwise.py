@@ -425,7 +425,7 @@ class _Layer:
         if implied is not None and agrees:
             cost, mistake = self._nameless(max(shares), "delta")
             if mistake[0] == UNKNOWN:
-                cost, mistake = pattern(implied, self.right) or (cost, mistake)
+                cost, mistake = pattern(self.case, implied, self.right) or (cost, mistake)
             _, of_W = self._nameless(max(shares), "dW")
             return [
                 self._chain(self._at((mistake,), "delta"), cost, implied),

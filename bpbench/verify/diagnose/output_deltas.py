@@ -190,6 +190,10 @@ def _labels(probe: Probe, reading: Reading) -> Iterator[Guess]:
         ("labels of other samples", "y has its samples in reverse order", y[::-1]),
         ("labels scaled to -1 and 1", "y stands for 2y - 1", 2 * y - 1),
     ]
+    if y.shape[1] == 1 and m > 1:
+        say = "each output is held against every y: (m, 1) - (m,) is (m, m)"
+        level = np.full_like(y, y.mean())
+        shifts.append(("y of shape (m,) against (m,1)", say, level))
     for mistake, say, wrong in shifts:
         error = (o - wrong) / m
         squared = probe.network.loss == "half_squared_error"

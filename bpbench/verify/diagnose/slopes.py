@@ -46,7 +46,8 @@ def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[
         yield guess("z for f'", "z stands in the place of f'(z)", z)
         if not (slope == 0).any():
             yield guess("1/f' for f'", "the error is divided by f'(z)", 1 / slope)
-        yield guess("root of f'", "the root of f'(z) is taken", np.sqrt(np.abs(slope)))
+        if name not in ("relu", "leaky_relu"):  # there it would be another slope
+            yield guess("root of f'", "the root of f'(z) is taken", np.sqrt(np.abs(slope)))
         if name in ("relu", "leaky_relu", "elu"):
             yield from _masks(name, z, below, back)
         yield guess("f' at -z", "f' is taken at -z", _slope(reading, layer, -z))

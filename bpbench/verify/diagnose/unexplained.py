@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from bpbench.network import Array
@@ -37,7 +39,7 @@ def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, 
     }
 
 
-def pattern(implied: Arrays, right: Arrays) -> tuple[float, tuple[str, str]] | None:
+def pattern(case: Case, implied: Arrays, right: Arrays) -> tuple[float, tuple[str, str]] | None:
     """Whether every sample, or every unit, of a delta has a factor of its own: the cost, and what
     is said; None where it is not so.
     """
@@ -60,5 +62,19 @@ def pattern(implied: Arrays, right: Arrays) -> tuple[float, tuple[str, str]] | N
                 "0" if zero else f"{w:.4g}" for w, zero in zip(weights[0], out[0], strict=True)
             )
             say = f"each {what} has a factor of its own ({shown} in the first probe)"
+            if what == "sample" and _of_classes(case, weights):
+                say = f"each class has a factor of its own ({shown} for the first probe's samples)"
+                return 2.0, ("classes weighted", say)
             return 2.0, (f"{what}s left out" if all(map(np.any, out)) else name, say)
     return None
+
+
+def _of_classes(case: Case, weights: Sequence[Array]) -> bool:
+    """Whether samples of one class have one weight, in probes where some classes come twice."""
+    repeated = False
+    for probe, weight in zip(case.probes, weights, strict=True):
+        same = (probe.y[:, None] == probe.y[None]).all(axis=2)
+        repeated |= bool(same.sum() > len(same))
+        if not np.allclose(np.where(same, weight[None], weight[:, None]), weight[:, None]):
+            return False
+    return repeated
