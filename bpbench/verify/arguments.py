@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,6 +165,14 @@ _ROLES = {
           "expected", "yb", "d", "batch_y", "desired"},
     "params": {"params", "parameters", "p", "theta", "model", "layers"},
 }  # fmt: skip
+_LOOKS = {
+    "x": re.compile(r"^(x_.*|.*_x|.*inputs?|inputs?_.*|.*features?|.*images?|.*samples?)$"),
+    "y": re.compile(
+        r"^(y_.*|.*_y|.*outputs?|outputs?_.*|.*targets?|targets?_.*|.*labels?|labels?_.*"
+        r"|.*answers?|expected.*|desired.*)$"
+    ),
+}
+"""How the names of data look that are in no list: training_inputs, x_data, target_values."""
 _ONE_OF_MANY = {"W": re.compile(r"^(w|theta|syn|kernel)"), "b": re.compile(r"^b")}
 """How the names of arrays for single layers begin: W1, theta_2, syn0, wh; b1, bias_out."""
 
@@ -194,60 +202,64 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
         return [Form(function)]
     asked = (p for p in parameters if p.default is p.empty)
     names = [p.name for p in asked if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if any(p.kind is p.KEYWORD_ONLY and p.name in names for p in parameters):
-        return bind(_by_keyword(function, names), layers, bias)
+    by_name = any(p.kind is p.KEYWORD_ONLY and p.name in names for p in parameters)
+
+    def give(values: Mapping[str, Any]) -> Any:
+        return function(**values) if by_name else function(*(values[name] for name in names))
+
+    in_order = Form(lambda *values: give(dict(zip(names, values, strict=True))))
     roles = [_role(name) for name in names]
-    if sorted(roles) == ["params", "x", "y"]:
-        return [
-            Form(
-                lambda W, b, x, y, form=form: function(
-                    *[{"params": form(W, b), "x": x, "y": y}[r] for r in roles]
-                )
-            )
-            for form in _FORMS
-        ]
-    if sorted(roles) in (["W", "b", "x", "y"], ["W", "x", "y"]):
-        return [
-            Form(
-                lambda W, b, x, y: function(*[{"W": W, "b": b, "x": x, "y": y}[r] for r in roles]),
-                folded=bias and "b" not in roles,
-            )
-        ]
-    each = {kind: _one_of_many(names, kind) for kind in _ONE_OF_MANY}
+    if sorted(role for role in roles if role in ("x", "y")) != ["x", "y"]:
+        return [in_order]
+    data = {role: name for role, name in zip(roles, names, strict=True) if role in ("x", "y")}
+    rest = [name for name in names if name not in data.values()]
+
+    def form(fill: Fill, folded: bool = False, named: Sequence[str] = ()) -> Form:
+        def call(W: list[Array], b: list[Array], x: Any, y: Any) -> Any:
+            return give({**fill(W, b), data["x"]: x, data["y"]: y})
+
+        return Form(call, folded, tuple(named))
+
+    if len(rest) == 1:
+        (name,) = rest
+        only_W = form(lambda W, b: {name: W}, folded=bias)
+        several = [form(_held(name, hold)) for hold in _HOLDERS]
+        return [only_W, *several] if _role(name) == "W" else [*several, only_W]
+    if sorted(map(_role, rest)) == ["W", "b"]:
+        kinds = {_role(name): name for name in rest}
+        return [form(lambda W, b: {kinds["W"]: W, kinds["b"]: b})]
+    each = {kind: _one_of_many(rest, kind) for kind in _ONE_OF_MANY}
     counts = len(each["W"]), len(each["b"])
-    if (
-        sorted(filter(None, roles)) == ["x", "y"]
-        and sum(counts) == len(names) - 2
-        and counts in ((layers, layers * bias), (layers, 0))
-    ):
-        return [
-            Form(
-                lambda W, b, x, y: function(
-                    **dict(zip(each["W"], W, strict=True)),
-                    **dict(zip(each["b"], b, strict=True)),
-                    **{name: {"x": x, "y": y}[_role(name)] for name in names if _role(name)},
-                ),
-                folded=bias and not counts[1],
-                names=(*each["W"], *each["b"]),
-            )
-        ]
-    return [Form(function)]
+    if sum(counts) == len(rest) and counts in ((layers, layers * bias), (layers, 0)):
+        ordered = [*each["W"], *each["b"]]
+        return [form(_in_order(ordered), bias and not counts[1], ordered)]
+    if len(rest) == layers * (1 + bias):
+        pairs = [*rest[:: 1 + bias], *(rest[1::2] if bias else ())]
+        return [form(_in_order(o), named=o) for o in (pairs, rest)]
+    return [in_order]
 
 
-def _by_keyword(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
-    """A function that wants its arguments by name, as one that takes them in order."""
+Fill = Callable[[list[Array], list[Array]], dict[str, Any]]
+"""W and b -> what a function is to be given for them, by the names of its parameters."""
 
-    def ordered(*values: Any) -> Any:
-        return function(**dict(zip(names, values, strict=True)))
 
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-    ordered.__signature__ = signature  # type: ignore[attr-defined]
-    return ordered
+def _held(name: str, hold: Callable[[list[Array], list[Array]], Any]) -> Fill:
+    """For a parameter that holds all of W and b in one way."""
+    return lambda W, b: {name: hold(W, b)}
+
+
+def _in_order(names: Sequence[str]) -> Fill:
+    """For parameters that hold one array each: those for W, then those for b."""
+    return lambda W, b: dict(zip(names, (*W, *b), strict=True))
 
 
 def _role(name: str) -> str:
-    return next((role for role, names in _ROLES.items() if name.lower() in names), "")
+    """What a parameter's name tells of it: W, b, x, y, params, or nothing."""
+    low = name.lower()
+    known = next((role for role, names in _ROLES.items() if low in names), "")
+    if known or low.startswith(("w", "theta", "syn", "kernel", "b_", "bias")):
+        return known  # weights_hidden_output holds no outputs
+    return next((role for role, looks in _LOOKS.items() if looks.match(low)), "")
 
 
 def _params(W: list[Array], b: list[Array]) -> dict[str, Array]:
@@ -260,14 +272,17 @@ def _pairs(W: list[Array], b: list[Array]) -> list[tuple[Array, ...]]:
     return list(zip(W, b, strict=True)) if b else [(w,) for w in W]
 
 
-_FORMS: tuple[Callable[[list[Array], list[Array]], Any], ...] = (
+_HOLDERS: tuple[Callable[[list[Array], list[Array]], Any], ...] = (
     _params,
     _pairs,
     lambda W, b: [dict(zip(("W", "b"), pair, strict=False)) for pair in _pairs(W, b)],
     lambda W, b: [array for pair in _pairs(W, b) for array in pair],
+    lambda W, b: {"W": W, "b": b},
+    lambda W, b: {"weights": W, "biases": b},
+    lambda W, b: {"W": dict(enumerate(W, 1)), "b": dict(enumerate(b, 1))},
 )
 """What a parameter such as params may hold: a dictionary, a pair or a dictionary for each layer,
-or W1, b1, W2, b2, ... in a list.
+W1, b1, W2, b2, ... in a list, or W and b of all layers by their names.
 """
 
 

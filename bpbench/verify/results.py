@@ -98,6 +98,7 @@ class _Parts:
 
 def sort_out(value: Any, expected: Expected) -> Returned:
     """Find the gradients in what a function returned."""
+    value = _plain(value)
     if value is None:
         say = "the function returns nothing; end it with: return dW, db"
         return _nothing(expected, Finding("nothing returned", None, None, say))
@@ -124,6 +125,17 @@ def to_numpy(value: Any) -> Array:
     if array.dtype.kind not in "fiub":
         array = array.astype(np.float64)  # objects that are numbers; others raise
     return array
+
+
+def _plain(value: Any) -> Any:
+    """The value with lists for dictionaries numbered by layer, and arrays for np.matrix."""
+    if isinstance(value, Mapping):
+        if value and all(isinstance(key, int) for key in value):
+            return [_plain(value[key]) for key in sorted(value)]
+        return {key: _plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return np.asarray(value) if isinstance(value, np.matrix) else value
 
 
 # ── Which piece is which ───────────────────────────────────────────────────────────────────────

@@ -63,6 +63,7 @@ REMEDIES: dict[str, str] = {
     "wrong derivative": "check the formula of f'",
     "ReLU mask from the wrong place": "mask with the layer's own z",
     "ReLU mask inverted": "f' is 1 where z is above 0",
+    "f' at the error": "f' wants z, and multiplies the error",
     "f' at the mean of z": "take f' at each sample's own z",
     "straight-through estimate of f'": "use the derivative of the layer's activation",
     "a for z, or z for a, in f'": "check which of the two each factor of f' wants",
@@ -71,6 +72,7 @@ REMEDIES: dict[str, str] = {
     # The way back
     "product rule: a term of f' missing": "f is a product: (u v)' = u' v + u v'",
     "mask of f' missing": "f' is 1 where z is above 0",
+    "error missing in a part of delta": "multiply all of f'(z) by the error: parentheses",
     "f' added, not multiplied": "multiply the error by f'(z), entry by entry",
     "wrong Jacobian of the softmax": "dz_i = a_i (da_i - sum over j of a_j da_j), for each sample",
     "reshape where a transpose belongs": "use .T: reshape keeps the order of the entries in memory",
@@ -109,6 +111,7 @@ REMEDIES: dict[str, str] = {
     "db zero": "db is the sum of delta over the rows",
     "db of one sample": "sum delta over the rows",
     "db summed over the wrong axis": "sum delta over the samples, one number for each unit",
+    "f' at b": "db is the sum of delta, which has f'(z) in it",
     "db summed over everything": "sum delta over the samples only (axis=0 where rows are samples)",
     "db not summed over the samples": "sum delta over the samples",
     # L2
@@ -144,5 +147,13 @@ REMEDIES: dict[str, str] = {
 
 
 def remedy(mistake: str) -> str:
-    """What to do about a mistake; empty where there is no more to say than what was seen."""
-    return REMEDIES.get(mistake, "")
+    """What to do about a mistake, as a sentence begins; empty where there is no more to say than
+    what was seen.
+    """
+    advice = REMEDIES.get(mistake, "")
+    first = advice.partition(" ")[0]
+    return advice if first in _SYMBOLS else advice[:1].upper() + advice[1:]
+
+
+_SYMBOLS = ("f'", "f'(z)", "z", "b", "db", "dW", "dz_i")
+"""What keeps its case where a sentence begins."""

@@ -109,9 +109,16 @@ def _hidden(case: Case, chain: Chain, layer: int) -> Iterator[Terms]:
             "came back through it"
         )
 
-    if not all(usable(answer.W[layer + 1]) for answer in case.answers):
-        return
-    yield Terms("W already updated", _each(case, chain, updated), read)
+    def updated_by_sample(i: int, probe: Probe, reading: Reading) -> list[Array]:
+        delta = chain.deltas[layer + 1][i]
+        slope = reading.slope(layer)
+        assert slope is not None
+        moved = probe.samples * (delta * delta).sum(axis=1, keepdims=True) * reading.a[layer]
+        return [(delta @ probe.W[layer + 1]) * slope, moved * slope]
+
+    yield Terms("W already updated", _each(case, chain, updated_by_sample), read)
+    if all(usable(answer.W[layer + 1]) for answer in case.answers):
+        yield Terms("W already updated", _each(case, chain, updated), read)
 
 
 # ── The output: labels and epsilons ────────────────────────────────────────────────────────────

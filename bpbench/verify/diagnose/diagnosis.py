@@ -79,7 +79,14 @@ def diagnose(
         _without_dust(probe, answer, 0.05 * tolerance)
         for probe, answer in zip(probes, answers, strict=True)
     )
-    case = Case(tuple(probes), clean, tolerance, COARSE[dtype])
+    dust = frozenset(
+        layer
+        for layer in range(len(answers[0].b))
+        if any(
+            a.b[layer].any() and not c.b[layer].any() for a, c in zip(answers, clean, strict=True)
+        )
+    )
+    case = Case(tuple(probes), clean, tolerance, COARSE[dtype], dust)
     with np.errstate(all="ignore"):  # wrong formulas may overflow; what is not finite fits nothing
         begun = list(starts(case))
         if all(map(_holds_parameters, begun)):

@@ -145,6 +145,8 @@ def _left_over(
     rows = np.linalg.qr(below.T)[0]  # (n_in, m), an orthonormal basis of the samples
     left = dW - (dW @ rows) @ rows.T
     part = W - (W @ rows) @ rows.T
+    if not part.any():  # W of nothing but zeros tells of no decay
+        return probe.l2, 0.0, float(np.abs(left).max()) / size
     k = float((left * part).sum() / (part * part).sum()) if left.size > 1 else 0.0
     rest = float(np.abs(left - k * part).max())
     return k, (rest + 1e-13 * size) / float(np.abs(part).max()), rest / size

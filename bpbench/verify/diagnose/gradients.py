@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.functions import FUNCTIONS
+from bpbench.verify.diagnose.functions import FUNCTIONS, OF_OUTPUT
 from bpbench.verify.diagnose.guesses import Guess, guess, misshapen
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Reading
@@ -91,8 +91,14 @@ def weight_gradients(delta: Array, below: Array, decay: Array) -> Iterator[Guess
     yield guess("units in reverse order", say, dW[:, ::-1])
 
 
-def bias_gradients(delta: Array, below: Array, b: Array, z: Array, a: Array) -> Iterator[Guess]:
-    """Wrong ways of making db, (n_l,), from the right delta; z and a are the layer's own."""
+def bias_gradients(
+    delta: Array, error: Array, below: Array, b: Array, z: Array, a: Array
+) -> Iterator[Guess]:
+    """Wrong ways of making db, (n_l,), from the right delta; z and a are the layer's own.
+
+    Args:
+        error: (m, n_l), what f' multiplies in delta.
+    """
     m, n = delta.shape
     if n > 1:
         say = "db is one number, summed over samples and units"
@@ -113,6 +119,11 @@ def bias_gradients(delta: Array, below: Array, b: Array, z: Array, a: Array) -> 
         yield guess("gradient rounded", say, np.round(delta.sum(axis=0), digits))
     say = "db is multiplied by b"
     yield guess("db times b", say, delta.sum(axis=0) * b)
+    for name in ("sigmoid", "tanh"):
+        say = f"f' is taken at b, not at z ({name}'s formula of a)"
+        slope = OF_OUTPUT[name](b)
+        yield guess("f' at b", say, error.sum(axis=0) * slope)
+        yield guess("f' at b", say, delta.sum(axis=0) * slope)
     say = "db is the sum of dW's rows"
     yield guess("db from dW", say, (delta.T @ below).sum(axis=1))
     for name, value in (("a", a), ("z", z)):

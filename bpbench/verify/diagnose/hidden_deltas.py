@@ -55,8 +55,10 @@ def backs(
                 say = f"delta of layer {other} is used where that of layer {layer + 1} belongs"
                 yield guess("delta of another layer", say, value @ W)
     say = f"delta of layer {layer + 1} comes back without W[{layer + 1}]"
-    spread = np.broadcast_to(delta.sum(axis=1, keepdims=True), (m, n))
-    yield guess("W missing on the way back", say, np.array(spread))
+    for value in (delta, errors[layer + 1]):
+        if value is not None:
+            spread = np.broadcast_to(value.sum(axis=1, keepdims=True), (m, n))
+            yield guess("W missing on the way back", say, np.array(spread))
     say = "delta is averaged over the samples before it goes back"
     mean = np.broadcast_to(delta.mean(axis=0) @ W, (m, n))
     if m > 1:
@@ -87,6 +89,29 @@ def _unbracketed(probe: Probe, reading: Reading, layer: int, back: Array) -> Ite
     say += " without parentheses: all but the first factor is subtracted"
     for average in (1, m):  # before the division by m, or after it
         yield guess("parentheses missing in f'", say, first - rest / average)
+
+
+def _partly_times_error(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[Guess]:
+    """delta where a part of f' is not multiplied by the error, or stands in its place."""
+    name, z, slope = reading.functions[layer], reading.z[layer], reading.slope(layer)
+    m = probe.samples
+    assert slope is not None
+    parts = []
+    if name in ("leaky_relu", "elu"):
+        parts.append((slope * (z > 0), slope * (z <= 0), "where z is below 0"))
+    elif name in ("silu", "gelu"):
+        first = np.where(z == 0, 0.5, reading.a[layer] / np.where(z == 0, 1, z))
+        parts.append((first, slope - first, "in its second term"))
+        parts.append((slope - first, first, "in its first term"))
+    for average in (1, m):
+        say = "f' is taken at the error, and stands in the place of delta"
+        bent = reading.slope(layer, average * back)
+        assert bent is not None
+        yield guess("f' at the error", say, bent / average)
+    for times, bare, where in parts:
+        say = f"f'(z) {where} is not multiplied by the error"
+        for average in (1, m):  # before the division by m, or after it
+            yield guess("error missing in a part of delta", say, back * times + bare / average)
 
 
 def _bias_column(
@@ -134,6 +159,7 @@ def hidden_deltas(
         say = "b is added to delta"
         yield guess("bias added on the way back", say, back * slope + probe.b[layer])
     yield from _unbracketed(probe, reading, layer, back)
+    yield from _partly_times_error(probe, reading, layer, back)
     yield from _bias_column(probe, layer, deltas, back, slope)
     for each in comes[1:]:
         for factor in factors[1:12]:

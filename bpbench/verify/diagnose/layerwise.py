@@ -284,7 +284,7 @@ class _Layer:
             return [RIGHT]
         raw = self._whole() if tensor == "dW" else found
         if not any(array.any() for array in raw):
-            return [_Option(1.0, None, (), ((f"{tensor} zero", f"{tensor} is all zeros"),), True)]
+            return self._zero(tensor)
         options = [
             _Option(e.cost, e.values if e.guess else None, e.guess, e.factor, factors=e.factors)
             for e in explanations
@@ -304,15 +304,31 @@ class _Layer:
             options += self._decayed_otherwise()
         return sorted(options, key=lambda option: option.cost)[:4]
 
+    def _zero(self, tensor: str) -> list[_Option]:
+        """dW or db that holds nothing: not even rounding, or what sums to 0 over the units."""
+        zero = (f"{tensor} zero", f"{tensor} is all zeros")
+        options = [_Option(1.0, None, (), (zero,), True)]
+        sums_to_nothing = all(
+            np.abs(delta.sum(axis=1)).max() < 1e-12 * np.abs(delta).max() for delta in self.right
+        )
+        if tensor == "db" and sums_to_nothing:
+            dust = self.layer in self.case.dust
+            say = "db is zero" + (" but for rounding" if dust else "")
+            say += ", as delta's sum over the units is: it may be summed over these"
+            summed = ("db summed over everything", say)
+            options.append(_Option(0.7 if dust else 1.1, None, (), (summed,), True))
+        return options
+
     def _whole(self) -> Arrays:
         """dW as it was found, its L2 term and all."""
         return tuple(answer.W[self.layer] for answer in self.case.answers)
 
     def _array_guesses(self, found: Arrays, tensor: str, decayed: float) -> list[list[Guess]]:
         guesses, right = [], []
-        for delta, below, probe, reading in zip(
-            self.right, self.evidence.below, self.case.probes, self.chain.readings, strict=True
-        ):
+        for delta, error, below, probe, reading in zip(
+            self.right, self.errors, self.evidence.below, self.case.probes, self.chain.readings,
+            strict=True,
+        ):  # fmt: skip
             if tensor == "dW":
                 decay = decayed * probe.l2 * probe.W[self.layer]
                 guesses.append(list(weight_gradients(delta, below, decay)))
@@ -320,7 +336,7 @@ class _Layer:
             else:
                 b = probe.b[self.layer]
                 z, a = reading.z[self.layer], reading.a[self.layer]
-                guesses.append(list(bias_gradients(delta, below, b, z, a)))
+                guesses.append(list(bias_gradients(delta, error, below, b, z, a)))
                 right.append(delta.sum(axis=0))
         for i, of_probe in enumerate(guesses):
             inputs = [arrays[i] for arrays in self.chain.inputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -44,6 +44,11 @@ def judge_losses(
             amount = "lacks" if mistake == "L2 missing" else "counts twice"
             say = f"the loss {amount} the L2 term that the gradient is to have"
             return Finding(mistake, None, "loss", say)
+    if probes[0].network.loss == "binary_cross_entropy":
+        for what, meant in _halves(probes, readings):
+            if np.allclose(found, meant + decay, rtol=tolerance, atol=0):
+                say = f"the loss lacks {what}"
+                return Finding("second term of the cross-entropy missing", None, "loss", say)
     quantities = {
         "m": np.array([float(probe.samples) for probe in probes]),
         "n_L": np.array([float(probe.network.sizes[-1]) for probe in probes]),
@@ -54,7 +59,7 @@ def judge_losses(
             break
         advice = remedy(mistake)
         return Finding(mistake, None, "loss", f"the loss that comes with the gradients: {say}. "
-                       f"{advice[:1].upper()}{advice[1:]}")  # fmt: skip
+                       + advice)  # fmt: skip
     say = f"the loss that comes with the gradients is off by {share:.2g} of itself"
     return Finding("wrong loss", None, "loss", say, certain=False)
 
@@ -66,6 +71,16 @@ def _true(probes: Sequence[Probe], readings: Sequence[Reading]) -> tuple[Array, 
         data.append(_mean_loss(probe, reading))
         decay.append(0.5 * probe.l2 * sum(float((w * w).sum()) for w in probe.W))
     return np.array(data), np.array(decay)
+
+
+def _halves(probes: Sequence[Probe], readings: Sequence[Reading]) -> Iterator[tuple[str, Array]]:
+    """What a binary cross-entropy lacks, and the mean losses, (P,), without it."""
+    pairs = [(reading.a[-1], probe.y) for probe, reading in zip(probes, readings, strict=True)]
+    with np.errstate(all="ignore"):
+        kept = [-float((y * np.log(a)).sum(axis=1).mean()) for a, y in pairs]
+        yield "(1 - y) log(1 - a)", np.array(kept)
+        kept = [-float(((1 - y) * np.log(1 - a)).sum(axis=1).mean()) for a, y in pairs]
+        yield "y log a", np.array(kept)
 
 
 def _mean_loss(probe: Probe, reading: Reading) -> float:

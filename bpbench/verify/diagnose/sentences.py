@@ -71,8 +71,8 @@ def _say(case: Case, chain: Chain, mistake: Mistake, sure: bool, others: Sequenc
     if mistake.name == UNKNOWN:
         return f"{text}; nothing known explains it{_ratios(case, chain, mistake)}"
     if mistake.name.startswith("float"):
-        return f"{text}: {advice}. Likely, not certain"
-    text += f". {advice[0].upper()}{advice[1:]}" if advice else ""
+        return f"{text}. {advice}. Likely, not certain"
+    text += f". {advice}" if advice else ""
     if sure:
         return f"{text}. Certain: it gives these very numbers on {batch_of(case.probes)}"
     if not others:

@@ -57,11 +57,18 @@ def slopes(probe: Probe, reading: Reading, layer: int, back: Array) -> Iterator[
         say = "f' is 1 where |z| is below 1, and 0 elsewhere"
         yield guess("straight-through estimate of f'", say, 1.0 * (np.abs(z) <= 1))
         yield from _partly(name, z, a)
-        yield guess("f' at the error", "f' is taken at the error", _slope(reading, layer, back))
-        if name in OF_OUTPUT:
-            yield guess(
-                "f' at the error", "the formula of f' is given the error", OF_OUTPUT[name](back)
-            )
+        m = probe.samples  # after the division by m, or before it; a - y, or y - a
+        for error in (back, m * back, -back, -m * back):
+            say = "f' is taken at the error"
+            yield guess("f' at the error", say, _slope(reading, layer, error))
+            if name in OF_OUTPUT:
+                say = "the formula of f' is given the error"
+                yield guess("f' at the error", say, OF_OUTPUT[name](error))
+            if name == "sigmoid":
+                yield guess("f' at the error", "1 - the error stands for a (1 - a)", 1 - error)
+        if name == "sigmoid":
+            say = "f' is s(z) s(1 - z), not s(z) (1 - s(z))"
+            yield guess("wrong derivative", say, a * _both("sigmoid", 1 - z)[0])
         if probe.b:
             bare = _slope(reading, layer, z - probe.b[layer])
             yield guess("f' without the bias", "f' is taken at W a, without b", bare)
@@ -111,6 +118,8 @@ def _partly(name: str, z: Array, a: Array) -> Iterator[Guess]:
         s, rate = _both("sigmoid", z)
         yield guess(half, "f' is s(z), without z s'(z)", s)
         yield guess(half, "f' is z s'(z), without s(z)", z * rate)
+        say = "f' is 1 + e^-z + z e^-z / (1 + e^-z)^2, whose first terms lack the denominator"
+        yield guess("parentheses missing in f'", say, 1 + np.exp(-z) + z * rate)
         wrong = "a for z, or z for a, in f'"
         yield guess(wrong, "f' is s(z) + a s'(z), not s(z) + z s'(z)", s + a * rate)
         yield guess(wrong, "f' is z + s(z) (1 - z), not a + s(z) (1 - a)", z + s * (1 - z))
