@@ -302,6 +302,12 @@ output("y of shape (m,) against (m,1)", lambda s, j: (s.a[j] - s.y[:, 0]) / s.m,
        suits=lambda n, j: n.sizes[-1] == 1)  # fmt: skip
 output("log of a saturated probability", saturating, suits=entropy)
 
+output("hinge loss's derivative",
+       lambda s, j: (1 - 2 * s.y) * ((2 * s.y - 1) * s.z[j] < 1) / s.m,
+       suits=lambda n, j: n.loss == "binary_cross_entropy")  # fmt: skip
+error("y against every output", lambda s, j: (s.a[j] - s.y.mean()) / s.m,
+      "y of shape (m,) against (m,1)", suits=lambda n, j: n.sizes[-1] == 1)  # fmt: skip
+
 # f'
 NO_HIDDEN = "hidden f' missing"
 hidden(NO_HIDDEN, lambda s, j: s.c[j])
@@ -335,7 +341,22 @@ hidden("parentheses missing in f'",
 hidden("elu' without + 1", lambda s, j: s.c[j] * np.where(s.z[j] > 0, 1, s.a[j]),
        "wrong derivative", suits=hidden_is("elu"))  # fmt: skip
 
+hidden("straight-through estimate of f'", lambda s, j: s.c[j] * (np.abs(s.z[j]) <= 1), suits=smooth)
+hidden("f' at the mean of z",
+       lambda s, j: s.c[j] * F_PRIME[s.network.activations[j]](s.z[j].mean(axis=0)))  # fmt: skip
+hidden("f' taken at the error", lambda s, j: s.c[j] * F_PRIME[s.network.activations[j]](s.c[j]),
+       "f' at the error", "ReLU mask from the wrong place", suits=bends)  # fmt: skip
+hidden("a for z in silu'", lambda s, j: s.c[j] * (
+           F["sigmoid"](s.z[j]) + s.a[j] * F_PRIME["sigmoid"](s.z[j])
+       ), "a for z, or z for a, in f'", suits=hidden_is("silu"))  # fmt: skip
+hidden("leak without the error", lambda s, j: np.where(s.z[j] > 0, s.c[j], 0.01),
+       "error missing in a part of delta", suits=hidden_is("leaky_relu"))  # fmt: skip
+hidden("b added to delta", lambda s, j: step_hidden(s, j) + s.b[j],
+       "bias added on the way back", suits=biased)  # fmt: skip
+
 # The way back
+back("divided by the units above", lambda s, j: step_back(s, j) / len(s.W[j + 1]),
+     "divided by a size", MEAN, suits=lambda n, j: several(n, j + 1))  # fmt: skip
 back("W not transposed", lambda s, j: s.delta[j + 1] @ s.W[j + 1].T)
 back("wrong W", lambda s, j: s.delta[j + 1] @ s.W[j])
 back("W already updated", lambda s, j: s.delta[j + 1] @ (s.W[j + 1] - 0.1 * s.dW[j + 1]))
@@ -374,6 +395,8 @@ dW("averaged before the outer product",
    lambda s, j: np.outer(s.delta[j].sum(0), s.a[j - 1].mean(0)))  # fmt: skip
 dW("reshape where a transpose belongs",
    lambda s, j: (s.a[j - 1].T @ s.delta[j]).reshape(s.W[j].shape), suits=several)  # fmt: skip
+dW("input centred in dW", lambda s, j: s.delta[j].T @ (s.a[j - 1] - s.a[j - 1].mean(axis=0)),
+   "layer's input changed in dW", "averaged before the outer product")  # fmt: skip
 dW("gradient rounded", lambda s, j: np.round(step_dW(s, j), 3))
 dW("absolute value", lambda s, j: np.abs(step_dW(s, j)))
 dW("dW zero", lambda s, j: 0 * s.W[j])
@@ -390,6 +413,9 @@ db("db summed over the wrong axis", lambda s, j: s.delta[j].sum(axis=1))
 db("db summed over everything", lambda s, j: s.delta[j].sum() + 0 * s.b[j],
    "db summed over everything", "db zero", suits=several)  # fmt: skip
 db("db without f'", lambda s, j: s.c[j].sum(axis=0), NO_HIDDEN, at="hidden", suits=bends)
+db("f' taken at b",
+   lambda s, j: s.c[j].sum(axis=0) * OF_OUTPUT["sigmoid"](s.b[j]), "f' at b", at="hidden",
+   suits=hidden_is("sigmoid"))  # fmt: skip
 db("db not summed over the samples", lambda s, j: s.delta[j])
 db("db without 1/m", lambda s, j: s.m * step_db(s, j), "no 1/m")
 

@@ -86,6 +86,43 @@ def ones_after_the_inputs(weights, X, y):
     return [with_ones.T @ below / len(X), hidden.T @ delta / len(X)]
 
 
+def theta_as_matrices(theta_1, theta_2, X, y):
+    """np.matrix, one example at a time in a loop, b as the first column of theta."""
+    m = X.shape[0]
+    x = np.matrix(np.c_[np.ones(m), X]).T
+    y = np.matrix(y).T
+    total_1, total_2 = 0, 0
+    for t in range(m):
+        hidden = np.concatenate((np.ones((1, 1)), sigmoid(np.matrix(theta_1) * x[:, t])))
+        delta_3 = sigmoid(np.matrix(theta_2) * hidden) - y[:, t]
+        delta_2 = np.multiply(np.matrix(theta_2).T * delta_3, np.multiply(hidden, 1 - hidden))
+        total_2 = total_2 + delta_3 * hidden.T
+        total_1 = total_1 + delta_2[1:] * x[:, t].T
+    return total_1 / m, total_2 / m
+
+
+def a_dictionary_by_kind_and_layer(params, x, y):
+    """{"W": {1: ...}, "b": {1: ...}}, and gradients in dictionaries numbered from 1."""
+    W, b = params["W"], params["b"]
+    a = {0: x}
+    for layer in range(1, len(W) + 1):
+        a[layer] = sigmoid(W[layer] @ a[layer - 1] + b[layer])
+    m, dW, db = x.shape[1], {}, {}
+    delta = (a[len(W)] - y) * a[len(W)] * (1 - a[len(W)])
+    for layer in range(len(W), 0, -1):
+        dW[layer], db[layer] = delta @ a[layer - 1].T / m, delta.mean(axis=1, keepdims=True)
+        delta = (W[layer].T @ delta) * a[layer - 1] * (1 - a[layer - 1])
+    return dW, db
+
+
+def names_that_say_what_they_hold(training_inputs, training_outputs, U, c, V, d):
+    """No W and no b; what is left beside the data is taken in pairs."""
+    hidden = np.tanh(training_inputs @ U + c)
+    error = (hidden @ V + d - training_outputs) / len(training_inputs)
+    below = error @ V.T * (1 - hidden**2)
+    return training_inputs.T @ below, below.sum(axis=0), hidden.T @ error, error.sum(axis=0)
+
+
 def layers_by_names(X, y, wh, bh, wout, bout):
     """Layers have names, not numbers; the error turned round, and the gradients turned back."""
     hidden = sigmoid(X.dot(wh) + bh)

@@ -46,6 +46,13 @@ def places(report):
             "W (n_out, n_in), samples in rows, b first in W",
         ),
         (people.ones_after_the_inputs, MLP((5, 4, 3), "tanh", "tanh"), "b last in W"),
+        (people.theta_as_matrices, MLP((5, 4, 3), loss="binary_cross_entropy"), "b first in W"),
+        (people.a_dictionary_by_kind_and_layer, MLP((4, 6, 5, 2)), "samples in columns"),
+        (
+            people.names_that_say_what_they_hold,
+            MLP((5, 4, 3), "tanh", "identity"),
+            "samples in rows",
+        ),
         (people.layers_by_names, MLP((5, 4, 3)), "(n_in, n_out), samples in rows, b (n,)"),
         (people.one_column_at_a_time, SQUARED, "(n_out, n_in), one sample at a time, as a column"),
         (people.one_vector_with_outer_products, MLP((5, 4, 3), "tanh", "identity"), "as a vector"),
@@ -98,6 +105,60 @@ def test_wrong_gradients_as_questions_show_them_are_explained(function, network,
     assert report.verdict == "wrong"
     assert places(report) == expected, str(report)
     assert all(finding.certain for finding in report.findings)
+
+
+def test_an_axis_that_is_guessed_from_the_number_of_samples_is_found():
+    network = MLP((5, 4, 6))
+    right = Handwritten(network)
+
+    def function(W, b, x, y):
+        dW, db = right(W, b, x, y)
+        return dW, [g[::-1] if len(x) == len(g) else g for g in db]
+
+    report = bpbench.check(network, function)
+    assert report.verdict == "wrong"
+    assert "as many samples as a layer has units" in report.findings[0].say
+
+
+def test_layers_in_reverse_order_are_seen_where_all_have_one_shape():
+    network = MLP((4, 4, 4, 4))
+    right = Handwritten(network)
+
+    def function(W, b, x, y):
+        dW, db = right(W, b, x, y)
+        return dW[::-1], db[::-1]
+
+    assert places(bpbench.check(network, function)) == [("layers in reverse order", None, "dW")]
+
+
+def test_an_output_that_is_bent_too_is_told_from_a_wrong_slope_by_the_loss():
+    network = MLP((5, 4, 3), "relu", "identity")
+    bent = Handwritten(MLP((5, 4, 3), "relu", "relu"))
+
+    def with_loss(W, b, x, y):
+        a = np.maximum(np.maximum(x @ W[0].T + b[0], 0) @ W[1].T + b[1], 0)
+        return ((a - y) ** 2).sum() / 2 / len(x), *bent(W, b, x, y)
+
+    name = "another activation in the forward pass"
+    assert places(bpbench.check(network, with_loss)) == [(name, 1, "a")]
+    without = bpbench.check(network, bent)
+    assert not without.findings[0].certain
+    assert "as possible: f' of another activation" in without.findings[0].say
+
+
+def test_results_that_the_next_call_overwrites_are_right_and_said_to_be_so():
+    right, buffers = Handwritten(SQUARED), {}
+
+    def function(W, b, x, y):
+        dW, db = right(W, b, x, y)
+        kept = buffers.setdefault(tuple(w.shape for w in W), (dW, db))
+        for old, new in zip((*kept[0], *kept[1]), (*dW, *db), strict=True):
+            old[...] = new
+        return kept
+
+    report = bpbench.check(SQUARED, function)
+    assert report.verdict == "right"
+    assert places(report) == [("result overwritten by the next call", None, "dW")]
 
 
 def laid_out(function, weights, samples, biases):

@@ -208,10 +208,9 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
         return function(**values) if by_name else function(*(values[name] for name in names))
 
     in_order = Form(lambda *values: give(dict(zip(names, values, strict=True))))
-    roles = [_role(name) for name in names]
-    if sorted(role for role in roles if role in ("x", "y")) != ["x", "y"]:
+    data = _data(names)
+    if data is None:
         return [in_order]
-    data = {role: name for role, name in zip(roles, names, strict=True) if role in ("x", "y")}
     rest = [name for name in names if name not in data.values()]
 
     def form(fill: Fill, folded: bool = False, named: Sequence[str] = ()) -> Form:
@@ -251,6 +250,19 @@ def _held(name: str, hold: Callable[[list[Array], list[Array]], Any]) -> Fill:
 def _in_order(names: Sequence[str]) -> Fill:
     """For parameters that hold one array each: those for W, then those for b."""
     return lambda W, b: dict(zip(names, (*W, *b), strict=True))
+
+
+def _data(names: Sequence[str]) -> dict[str, str] | None:
+    """Which parameters are x and y; None where that cannot be told."""
+    found = {}
+    for role in ("x", "y"):
+        mine = [name for name in names if _role(name) == role]
+        if len(mine) > 1:  # t and d may be anything
+            mine = [name for name in mine if len(name) > 1 or name.lower() == role]
+        if len(mine) != 1:
+            return None
+        found[role] = mine[0]
+    return found
 
 
 def _role(name: str) -> str:
