@@ -277,6 +277,17 @@ def test_training_that_overflows_is_not_called_wrong_for_it():
     assert report.verdict == "noise-limited"
 
 
+def test_a_loss_whose_sum_overflows_before_its_mean_is_taken_is_not_called_wrong_for_it():
+    network, parameters, x, y, order = task(MLP((6, 8, 4), output="identity"))
+    y = y + 6e18  # a mean of squares that float32 holds, from a sum that it does not
+    given = (network, parameters, x, y, order)
+    with np.errstate(all="ignore"):
+        losses, final = trained(*given, SGD(1e-30), "float32")
+        assert np.isinf(losses).all()
+        report = judge_training(*given, SGD(1e-30), losses, final, "float32")
+    assert report.verdict != "wrong", str(report)
+
+
 def test_a_learning_rate_of_0_is_vacuous():
     given = task()
     report = judge_training(*given, SGD(0.0), *trained(*given, SGD(0.0)), "float64")

@@ -37,18 +37,21 @@ class Precision:
         tiny: what underflow may take off each result; never below 1e-150, whose square must not
             underflow here.
         operand: the unit roundoff to which the operands of products are rounded first.
+        largest: the largest number that it holds.
     """
 
     name: str
     unit: float
     tiny: float
     operand: float = 0.0
+    largest: float = float(np.finfo(np.float32).max)
 
 
 def precision(dtype: str) -> Precision:
     """The precision of a NumPy dtype."""
     info = np.finfo(dtype)
-    return Precision(dtype, float(info.eps) / 2, max(float(info.tiny), 1e-150))
+    tiny, largest = max(float(info.tiny), 1e-150), float(info.max)
+    return Precision(dtype, float(info.eps) / 2, tiny, largest=largest)
 
 
 REDUCED = (
@@ -364,7 +367,9 @@ def _output(
 
 
 def _loss(problem: Problem, Vz: Array, Va: Array, p: Precision) -> Array:
-    """The variance of the mean loss, the l2 term included."""
+    """The variance of the mean loss, the l2 term included; infinite where the sum over the samples,
+    which the mean is taken from, is too large for the dtype.
+    """
     network, y, u = problem.network, problem.y, p.unit
     a, z, m = problem.true.a[-1], problem.true.z[-1], len(problem.x)
     assert y is not None
@@ -396,4 +401,6 @@ def _loss(problem: Problem, Vz: Array, Va: Array, p: Precision) -> Array:
             total = total + problem.l2**2 * sum((s * V).sum() for s, V in moved)
     loss = problem.true.loss
     assert loss is not None
+    if not abs(float(loss)) * len(problem.x) <= p.largest / 4:
+        return np.asarray(np.inf)
     return np.asarray(total + (2 * u * np.asarray(loss)) ** 2)
