@@ -46,6 +46,30 @@ def test_the_frameworks_backends_keep_every_promise(spec):
     assert report.passed, str(report)
 
 
+def test_every_mode_of_a_backend_is_tried_at_a_shell_and_progress_is_told():
+    ended = subprocess.run(
+        [sys.executable, "-m", "bpbench", "conform", "numpy", "--dtype", "float64", "--json"],
+        capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    report = json.loads(ended.stdout)
+    assert report["passed"], ended.stdout
+    ways = list(dict.fromkeys(one["way"] for one in report["tried"]))
+    assert ways == [f"{mode}, cpu, float64" for mode in BUILT_IN["numpy"].targets]
+    assert "[19/19] fast, cpu, float64" in ended.stderr
+
+
+def test_what_a_backend_says_it_cannot_do_is_left_out_and_said():
+    class OnlyDouble(NumPyBackend):
+        def __init__(self, mode=None, device="cpu", dtype="float32"):
+            super().__init__(mode, device, dtype)
+            if dtype == "float32":
+                raise bpbench.errors.Unsupported("computes in float64 only")
+
+    report = conform(OnlyDouble)
+    assert report.passed, str(report)
+    assert "not tried (reference, cpu, float32): computes in float64 only" in str(report)
+
+
 def test_every_promise_is_a_test_of_its_own_for_pytest(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         "from bpbench.testing import BackendConformance\n"

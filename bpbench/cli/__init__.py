@@ -50,9 +50,9 @@ class Commands(click.Group):
         try:
             code = super().invoke(ctx)
         except KeyboardInterrupt:
-            raise Ended(
-                "interrupted; the same command goes on where it stopped", INTERRUPTED
-            ) from None
+            goes_on = ctx.invoked_subcommand == "run"
+            hint = "; the same command goes on where it stopped" if goes_on else ""
+            raise Ended(f"interrupted{hint}", INTERRUPTED) from None
         except BpbenchError as error:
             code = MISSING if isinstance(error, MissingBackend) else USAGE
             raise Ended(str(error), code) from error

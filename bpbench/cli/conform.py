@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
+import subprocess
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from bpbench.cli import output
 from bpbench.cli.exits import FAILED, FINE
 from bpbench.cli.options import BackendName, Name, common
+from bpbench.cli.progress import promises_shown
+from bpbench.execute.environment import with_own_package
+from bpbench.registry import modes_of, split_mode
+
+if TYPE_CHECKING:
+    from bpbench.conformance import ConformanceReport
 
 
 @click.command(
@@ -43,10 +54,12 @@ def command(
     Gradients against the truth, training by every formula, arrays that are the caller's own,
     nothing that was passed in changed; what is broken is named.
     """
-    from bpbench.conformance import conform
-
-    with contextlib.redirect_stdout(sys.stderr):  # what the file prints is no result
-        report = conform(backend, modes=modes, devices=devices, dtypes=dtypes)
+    several = modes or (modes_of(backend) if split_mode(backend)[1] is None else ())
+    if len(several) > 1:
+        options = [f"--device={name}" for name in devices] + [f"--dtype={name}" for name in dtypes]
+        report = _each_by_itself(backend, several, options + (["-q"] if quiet else []))
+    else:
+        report = _tried(backend, modes, devices, dtypes, quiet)
     if json_:
         output.document(report.as_dict())
         return FINE if report.passed else FAILED
@@ -55,3 +68,41 @@ def command(
         for one in report.tried:
             output.note(f"{'broken' if one.faults else 'kept'}: {one.promise} ({one.way})")
     return FINE if report.passed else FAILED
+
+
+def _tried(
+    backend: str,
+    modes: tuple[str, ...],
+    devices: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    quiet: bool,
+) -> ConformanceReport:
+    """The report on a backend that is tried in this process."""
+    from bpbench.conformance import conform
+
+    with promises_shown(quiet) as progress, contextlib.redirect_stdout(sys.stderr):
+        # what the file prints is no result
+        return conform(backend, modes=modes, devices=devices, dtypes=dtypes, progress=progress)
+
+
+def _each_by_itself(
+    backend: str, modes: Sequence[str], options: Sequence[str]
+) -> ConformanceReport:
+    """The report on several modes, each tried in a process of its own: Keras's engines need one.
+
+    Raises:
+        Exit: one of the processes ended without a report, for a reason that it has told.
+    """
+    from bpbench.conformance import ConformanceReport
+
+    environment = with_own_package({"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ})
+    documents = []
+    for mode in modes:
+        command = [sys.executable, "-m", "bpbench", "conform", backend, f"--mode={mode}", "--json"]
+        ended = subprocess.run(
+            [*command, *options], stdout=subprocess.PIPE, env=environment, check=False
+        )
+        if ended.returncode not in (FINE, FAILED):
+            raise click.exceptions.Exit(ended.returncode)
+        documents.append(json.loads(ended.stdout))
+    return ConformanceReport.of(backend, documents)

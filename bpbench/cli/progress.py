@@ -1,11 +1,14 @@
-"""How far is a run? A live table on a terminal, one plain line per finished cell elsewhere."""
+"""How far is a run? A live table on a terminal, one plain line per finished cell elsewhere.
+
+The promises of a backend are told of in the same way: a bar, or a line for each broken one.
+"""
 
 from __future__ import annotations
 
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ from bpbench.report import numbers
 if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
+
+    from bpbench.conformance import Tried
 
 REDRAW_S = 0.2
 """The live table is drawn again at most this often, and only when something happens: a thread that
@@ -36,6 +41,32 @@ def shown(quiet: bool, verbose: bool) -> Iterator[Progress]:
 
         with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
             yield Board(live)
+
+
+@contextmanager
+def promises_shown(quiet: bool) -> Iterator[Callable[[int, int, Tried], None]]:
+    """What to call after each promise of a backend that was tried."""
+    if quiet:
+        yield lambda done, total, tried: None
+    elif not sys.stderr.isatty():
+        yield _promise_line
+    else:
+        from rich.console import Console
+        from rich.progress import Progress as Bar
+
+        with Bar(console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("promises", total=None)
+            yield lambda done, total, tried: bar.update(
+                task, completed=done, total=total, description=tried.way
+            )
+
+
+def _promise_line(done: int, total: int, tried: Tried) -> None:
+    """A line for a promise that is broken, and for every tenth that is kept."""
+    if tried.faults:
+        output.note(f"[{done}/{total}] {tried.way}: broken: {tried.promise}")
+    elif done % 10 == 0 or done == total:
+        output.note(f"[{done}/{total}] {tried.way}")
 
 
 def outcome(row: Row) -> str:

@@ -8,7 +8,7 @@ the losses are those after the step, or that the order of the rows is ignored.
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from bpbench.conformance.promise import Promise, Subject
 from bpbench.conformance.results import PROMISES as OF_RESULTS
 from bpbench.conformance.training import PROMISES as OF_TRAINING
 from bpbench.errors import Unsupported, UsageError, unknown
-from bpbench.registry import backend_class, split_mode
+from bpbench.registry import BUILT_IN, backend_class, modes_of, split_mode
 
 if TYPE_CHECKING:
     from bpbench.backend import Backend
@@ -41,10 +41,15 @@ class Tried:
 
 @dataclass(frozen=True)
 class ConformanceReport:
-    """What became of every promise of one backend."""
+    """What became of every promise of one backend.
+
+    Attributes:
+        left_out: each mode, device and dtype that the backend says it cannot do, and why.
+    """
 
     backend: str
     tried: tuple[Tried, ...]
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -57,7 +62,19 @@ class ConformanceReport:
             "backend": self.backend,
             "passed": self.passed,
             "tried": [asdict(one) for one in self.tried],
+            "left_out": dict(self.left_out),
         }
+
+    @classmethod
+    def of(cls, backend: str, documents: Sequence[dict[str, Any]]) -> ConformanceReport:
+        """One report from those of several modes, each as ``as_dict`` gives it."""
+        tried = tuple(
+            Tried(one["promise"], one["way"], tuple(one["faults"]))
+            for document in documents
+            for one in document["tried"]
+        )
+        left_out = [pair for document in documents for pair in document["left_out"].items()]
+        return cls(backend, tried, tuple(left_out))
 
     def __str__(self) -> str:
         broken = [one for one in self.tried if one.faults]
@@ -66,6 +83,7 @@ class ConformanceReport:
         for one in broken:
             lines.append(f"  broken ({one.way}): {one.promise}")
             lines += [f"    - {fault}" for fault in one.faults]
+        lines += [f"  not tried ({way}): {why}" for way, why in self.left_out]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -125,7 +143,8 @@ def _class_of(
         name, named = split_mode(backend)
         kind = backend_class(name, named)
     known = getattr(kind, "modes", ())
-    wanted = modes or ((named,) if named else known)
+    every = modes_of(backend) if isinstance(backend, str) and backend in BUILT_IN else known
+    wanted = modes or ((named,) if named else every)
     for mode in wanted:
         if mode not in known and not isinstance(backend, str):
             raise unknown(f"backend {kind.__name__}: mode", mode, known)
@@ -145,24 +164,30 @@ def conform(
     modes: Sequence[str] | None = None,
     devices: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
+    progress: Callable[[int, int, Tried], None] = lambda done, total, tried: None,
 ) -> ConformanceReport:
     """Try every promise of a backend; see ``promises`` for the arguments.
 
     A combination of mode, device and dtype that the backend says it cannot do (``Unsupported``) is
     left out; nothing else that it raises ends the suite.
+
+    Args:
+        progress: told, after each promise, how many of how many are done and what became of it.
     """
     asked = promises(backend, modes, devices, dtypes)
     tried = []
     unsupported: dict[str, str] = {}
-    for promise in asked:
+    for done, promise in enumerate(asked, 1):
         if promise.way in unsupported:
             continue
         try:
             tried.append(Tried(promise.sentence, promise.way, tuple(promise.keep())))
         except Unsupported as error:
             unsupported[promise.way] = str(error)
+        else:
+            progress(done, len(asked), tried[-1])
     if not tried:
         reasons = "; ".join(dict.fromkeys(unsupported.values()))
         raise UsageError(f"no combination of mode, device and dtype could be tried: {reasons}")
     name = backend if isinstance(backend, str) else backend.__name__
-    return ConformanceReport(name, tuple(tried))
+    return ConformanceReport(name, tuple(tried), tuple(unsupported.items()))
