@@ -312,6 +312,7 @@ def accumulates(W, b, x, y, dW, db):
         (lambda W, b, x, y, dW, db: ([dW[0], dW[1][:2]], db), ("wrong shape", 1, "dW"), "(2, 4)"),
         (lambda W, b, x, y, dW, db: ([dW[0] * np.nan, dW[1]], db), ("not finite", 0, "dW"), "nan"),
         (lambda W, b, x, y, dW, db: ([dW[0], "no"], db), ("no array", 1, "dW"), "a str"),
+        (lambda W, b, x, y, dW, db: ([1j * dW[0], dW[1]], db), ("no array", 0, "dW"), "numbers"),
         (
             lambda W, b, x, y, dW, db: (dW[::-1], db[::-1]),
             ("layers in reverse order", None, "dW"),
@@ -341,6 +342,24 @@ def test_misbehaviour_is_a_finding_and_no_traceback(spoil, expected, words):
     assert places(report)[0] == expected, str(report)
     assert words in report.findings[0].say
     assert report.findings[0].certain
+
+
+@pytest.mark.parametrize("value", [[], (), {}, ([], []), {1: 2}, [None], {"W": None}, np.zeros(0)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_nothing_usable_is_a_finding_with_and_without_biases(value, bias):
+    report = bpbench.check(MLP((4, 3, 2), bias=bias), lambda W, b, x, y: value)
+    assert report.verdict == "wrong"
+    assert report.findings[0].mistake in ("result not understood", "wrong count", "wrong shape")
+
+
+def test_complex_arrays_that_hold_real_numbers_are_real():
+    right = Handwritten(SQUARED)
+
+    def function(W, b, x, y):
+        dW, db = right(W, b, x, y)
+        return [g.astype(complex) for g in dW], db
+
+    assert bpbench.check(SQUARED, function).verdict == "right"
 
 
 def test_gradients_that_ignore_an_argument_are_said_to():

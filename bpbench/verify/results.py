@@ -122,6 +122,10 @@ def to_numpy(value: Any) -> Array:
     if hasattr(value, "numpy") and not isinstance(value, np.ndarray):  # torch, TensorFlow
         value = value.numpy()
     array = np.asarray(value)
+    if array.dtype.kind == "c":
+        if array.imag.any():
+            raise TypeError("complex numbers")
+        return array.real
     if array.dtype.kind not in "fiub":
         array = array.astype(np.float64)  # objects that are numbers; others raise
     return array
@@ -243,7 +247,7 @@ def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
         return _Parts([items[0]], [items[1]], loss)
     if bias and len(items) == 2 * layers:
         return _from_flat(items, expected, loss)
-    if not bias:
+    if not bias and items:
         flat = list(items[0]) if len(items) <= 2 and _nested(items[0], 3) else items
         return _Parts(flat, [], loss)
     if len(items) == 2 and _is_sequence(items[0]):
