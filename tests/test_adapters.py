@@ -6,6 +6,7 @@ import pytest
 import bpbench
 from bpbench import MLP, SGD, Adam, Parameters, RMSProp, UsageError, initial_parameters
 from bpbench.network import HIDDEN_ACTIVATIONS
+from bpbench.verify.verdict import judge
 
 from .conftest import COMPILED
 
@@ -195,3 +196,18 @@ def test_cross_entropies_are_computed_from_logits_where_probabilities_saturate(s
     found = backend.model(classes, identity).backpropagate(z, [[0, 1]])
     assert found.loss == pytest.approx(1600)
     assert found.delta[0] == pytest.approx(np.array([[1, -1]]))
+
+
+@pytest.mark.parametrize("activation", ["softplus", "gelu", "silu"])
+@pytest.mark.parametrize("name", ["torch:eager", "jax:eager"])
+def test_what_overflows_within_a_derivative_only_is_not_called_wrong(name, activation):
+    # the error is 4e31, and 4e48 times e^z, or 1e43 times z, is more than float32 holds; what comes
+    # of it would not be
+    z, w = (40.0, 1e15) if activation == "softplus" else (3e11, 1e10)
+    network = MLP((1, 2, 1), activation, "identity", bias=False)
+    parameters = Parameters((np.full((2, 1), z), np.full((1, 2), w)))
+    x, y = np.ones((1, 1)), np.zeros((1, 1))
+    model = bpbench.get_backend(name, dtype="float32").model(network, parameters)
+    found = model.backpropagate(x, y)
+    report = judge(network, parameters, x, y, found, "float32")
+    assert report.verdict != "wrong", str(report)

@@ -245,6 +245,8 @@ def variances(
             break
         f, Vf = slopes[layer - 1], Vslope[layer - 1]
         V = Vc * f**2 + c**2 * Vf + Vc * Vf
+        name, z = network.activations[layer - 1], true.z[layer - 1]
+        V = np.where(_beyond_range(name, z, c, p), np.inf, V)
         Vdelta.insert(0, V + (2 * u * true.delta[layer - 1]) ** 2 + p.tiny**2)
 
     VdW, Vdb = [], []
@@ -257,6 +259,22 @@ def variances(
     return Backpropagation(
         loss, tuple(Vz), tuple(Va[1:]), tuple(Vdelta), Gradients(tuple(VdW), tuple(Vdb)), Vinput
     )
+
+
+def _beyond_range(name: str, z: Array, error: Array, p: Precision) -> Array:
+    """Where the error times f'(z), (m, n), may overflow on the way, though what comes of it would
+    not: gelu and silu multiply by z, and softplus by e^z before it divides by 1 + e^z.
+    """
+    on_the_way = np.ones_like(z)
+    if name in ("gelu", "silu"):
+        on_the_way = np.maximum(1, np.abs(z))
+    elif name == "softplus":
+        on_the_way = np.exp(np.minimum(np.abs(z), SOFTPLUS_IS_LINEAR))
+    return np.asarray(~(np.abs(error) * on_the_way <= p.largest / 4))
+
+
+SOFTPLUS_IS_LINEAR = 50.0
+"""From here on the frameworks compute no e^z any more."""
 
 
 def _forward(problem: Problem, layer: int, a: Array, Va: Array, p: Precision) -> Array:
@@ -352,6 +370,7 @@ def _output(
     if network.output != "softmax":
         f, Vf = slopes[-1], Vslope[-1]
         V = Ve * f**2 + e**2 * Vf + Ve * Vf
+        V = np.where(_beyond_range(network.output, z, e, p), np.inf, V)
         return V + (2 * u * delta) ** 2 + p.tiny**2
     # delta_i = a_i (e_i - s), s = sum_j e_j a_j; with y, e moves with a by 1/m.
     own = 0.0 if y is None else 1 / m
