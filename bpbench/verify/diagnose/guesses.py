@@ -6,7 +6,7 @@ named afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +64,24 @@ def misshapen(array: Array, what: str) -> Iterator[Guess]:
     say = f"{what} is reshaped, not transposed"
     yield guess(wrong, say, array.T.reshape(array.shape))
     yield guess(wrong, say, array.reshape(array.shape[::-1]).T)
+
+
+def clipped_to(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> list[Guess] | None:
+    """The right arrays cut off at the largest size that was found; None where too few entries are
+    larger to tell, or where every probe would have a limit of its own.
+    """
+    limits = [float(np.abs(array).max(initial=0)) for array in found]
+    cut = [
+        int((np.abs(array) > 1.000001 * limit).sum())
+        for array, limit in zip(right, limits, strict=True)
+    ]
+    reached = [limit for limit, entries in zip(limits, cut, strict=True) if entries]
+    averaged = [limit * len(array) for limit, array in zip(limits, right, strict=True)]
+    averaged = [limit for limit, entries in zip(averaged, cut, strict=True) if entries]
+    if sum(cut) < 3 or not any(np.allclose(r, r[0], rtol=1e-6) for r in (reached, averaged)):
+        return None
+    key = (("clipping", f"{tensor}'s entries stop at the same largest size"),)
+    return [
+        Guess(key, np.clip(array, -limit, limit))
+        for array, limit in zip(right, limits, strict=True)
+    ]

@@ -23,7 +23,7 @@ from bpbench.verify.diagnose.gradients import (
     of_other_layers,
     weight_gradients,
 )
-from bpbench.verify.diagnose.guesses import Guess
+from bpbench.verify.diagnose.guesses import Guess, clipped_to
 from bpbench.verify.diagnose.hidden_deltas import hidden_deltas
 from bpbench.verify.diagnose.output_deltas import loss_slope, output_deltas, paired_otherwise
 from bpbench.verify.diagnose.probe import usable
@@ -74,27 +74,6 @@ def right_delta(case: Case, chain: Chain, layer: int) -> tuple[Arrays, Arrays]:
             deltas.append(back * slope)
             errors.append(back)
     return tuple(deltas), tuple(errors)
-
-
-def _clipped(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> list[Guess] | None:
-    """The right arrays cut off at the largest size that was found; None where too few entries are
-    larger to tell, or where every probe would have a limit of its own.
-    """
-    limits = [float(np.abs(array).max(initial=0)) for array in found]
-    cut = [
-        int((np.abs(array) > 1.000001 * limit).sum())
-        for array, limit in zip(right, limits, strict=True)
-    ]
-    reached = [limit for limit, entries in zip(limits, cut, strict=True) if entries]
-    averaged = [limit * len(array) for limit, array in zip(limits, right, strict=True)]
-    averaged = [limit for limit, entries in zip(averaged, cut, strict=True) if entries]
-    if sum(cut) < 3 or not any(np.allclose(r, r[0], rtol=1e-6) for r in (reached, averaged)):
-        return None
-    key = (("clipping", f"{tensor}'s entries stop at the same largest size"),)
-    return [
-        Guess(key, np.clip(array, -limit, limit))
-        for array, limit in zip(right, limits, strict=True)
-    ]
 
 
 @dataclass(frozen=True)
@@ -162,7 +141,7 @@ class _Layer:
     def _guesses(self) -> list[list[Guess]]:
         guesses = []
         implied, _ = self.evidence.implied()
-        clipped = _clipped("delta", implied, self.right) if implied is not None else None
+        clipped = clipped_to("delta", implied, self.right) if implied is not None else None
         layers = self.case.layers
         for i, probe in enumerate(self.case.probes):
             reading = self.chain.readings[i]
@@ -341,7 +320,7 @@ class _Layer:
         for i, of_probe in enumerate(guesses):
             inputs = [arrays[i] for arrays in self.chain.inputs]
             of_probe += of_other_layers(self.case.answers[i], inputs, self.layer, tensor)
-        clipped = _clipped(tensor, found, right)
+        clipped = clipped_to(tensor, found, right)
         if clipped is None:
             return guesses
         return [[*of_probe, clip] for of_probe, clip in zip(guesses, clipped, strict=True)]
