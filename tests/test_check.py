@@ -352,6 +352,18 @@ def test_nothing_usable_is_a_finding_with_and_without_biases(value, bias):
     assert report.findings[0].mistake in ("result not understood", "wrong count", "wrong shape")
 
 
+def test_arguments_that_are_not_named_come_in_order():
+    right = Handwritten(SQUARED)
+    assert bpbench.check(SQUARED, lambda *arguments: right(*arguments)).verdict == "right"
+
+    def one_too_many(W, b, x, y, learning_rate):
+        return right(W, b, x, y)
+
+    report = bpbench.check(SQUARED, one_too_many)
+    assert places(report) == [("raises", None, None)]
+    assert "missing 1 required positional argument: 'learning_rate'" in report.findings[0].say
+
+
 def test_complex_arrays_that_hold_real_numbers_are_real():
     right = Handwritten(SQUARED)
 

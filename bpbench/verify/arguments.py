@@ -207,7 +207,12 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
     def give(values: Mapping[str, Any]) -> Any:
         return function(**values) if by_name else function(*(values[name] for name in names))
 
-    in_order = Form(lambda *values: give(dict(zip(names, values, strict=True))))
+    # too many or too few of them are for Python to tell of
+    in_order = Form(
+        (lambda *values: function(**dict(zip(names, values, strict=False))))
+        if by_name
+        else function
+    )
     data = _data(names)
     if data is None:
         return [in_order]

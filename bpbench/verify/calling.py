@@ -86,6 +86,9 @@ class Caller:
         layers: how many layers have weights.
         bias: whether the network has biases.
         dtype: of the arrays that it is given.
+
+    Attributes:
+        overwritten: what is to be said of results that the next call changes, or None.
     """
 
     def __init__(self, function: Callable[..., Any], layers: int, bias: bool, dtype: str) -> None:
@@ -94,6 +97,8 @@ class Caller:
         self.dtype = dtype
         self.layout = Layout()
         self.order = 0
+        self.overwritten: Finding | None = None
+        self._watched = False
 
     def settle(
         self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
@@ -184,24 +189,27 @@ class Caller:
             say = "the same arguments give gradients the first time and none the second"
             return replace(first, problems=(*first.problems, *second.problems, _other(say)))
         if _same(first.answer, second.answer):
-            return self._kept(probe, first)
+            self._watch(first)
+            return first
         third = self._ask_once(probe)
         if third.answer is None or not third.whole:
             return first
         answer, problem = _changing([first.answer, second.answer, third.answer])
         return replace(first, answer=answer, problems=(*first.problems, problem))
 
-    def _kept(self, probe: Probe, first: Reply) -> Reply:
-        """The first reply, with a problem if a call for another batch changes its arrays."""
-        before = [array.copy() for array in first.arrays]
-        self._ask_once(replace(probe, x=probe.x[::-1] + 1.0))
-        if all(map(np.array_equal, before, first.arrays)):
-            return first
-        say = (
-            "the arrays that one call returns are overwritten by the next: whoever keeps a "
-            "gradient while computing another has to copy it first"
-        )
-        return replace(first, problems=(*first.problems, Finding(OVERWRITTEN, None, "dW", say)))
+    def _watch(self, reply: Reply) -> None:
+        """See, once, whether a call for another batch changes the arrays of a reply."""
+        if self._watched:
+            return
+        self._watched = True
+        before = [array.copy() for array in reply.arrays]
+        self._ask_once(replace(reply.probe, x=reply.probe.x[::-1] + 1.0))
+        if not all(map(np.array_equal, before, reply.arrays)):
+            say = (
+                "the arrays that one call returns are overwritten by the next: whoever keeps a "
+                "gradient while computing another has to copy it first"
+            )
+            self.overwritten = Finding(OVERWRITTEN, None, "dW", say)
 
     def _ask_once(self, probe: Probe) -> Reply:
         if not self.layout.single:

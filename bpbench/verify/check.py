@@ -219,6 +219,7 @@ def _report(
             )
             telling, explained = mine, replace(at_home, findings=findings)
     forms = [*main.problems, *mine.problems]
+    forms += [caller.overwritten] if caller.overwritten else []
     if telling.wrong:  # a transpose that the caller's equal neighbours hide
         forms += [p for p in telling.problems if p.mistake == "dW transposed"]
     said: list[Finding] = [*hints, *(p for p in forms if p.mistake not in VAGUE)]
