@@ -305,7 +305,7 @@ output("log of a saturated probability", saturating, suits=entropy)
 output("hinge loss's derivative",
        lambda s, j: (1 - 2 * s.y) * ((2 * s.y - 1) * s.z[j] < 1) / s.m,
        suits=lambda n, j: n.loss == "binary_cross_entropy")  # fmt: skip
-error("y against every output", lambda s, j: (s.a[j] - s.y.mean()) / s.m,
+error("y against every output", lambda s, j: (s.a[j] - s.y[:, 0]).mean(axis=1)[:, None] / s.m,
       "y of shape (m,) against (m,1)", suits=lambda n, j: n.sizes[-1] == 1)  # fmt: skip
 
 # f'

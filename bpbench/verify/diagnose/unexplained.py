@@ -62,7 +62,8 @@ def pattern(case: Case, implied: Arrays, right: Arrays) -> tuple[float, tuple[st
                 "0" if zero else f"{w:.4g}" for w, zero in zip(weights[0], out[0], strict=True)
             )
             say = f"each {what} has a factor of its own ({shown} in the first probe)"
-            if what == "sample" and _of_classes(case, weights):
+            whole = not any(map(np.any, out))
+            if whole and what == "sample" and _of_classes(case, weights):
                 say = f"each class has a factor of its own ({shown} for the first probe's samples)"
                 return 2.0, ("classes weighted", say)
             return 2.0, (f"{what}s left out" if all(map(np.any, out)) else name, say)
