@@ -34,4 +34,6 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@# mypy looks for bpbench.backends below bpbench/, where the installed package has it
+	@rm -rf build/typed && mkdir -p build/typed && cp -R bpbench build/typed/ && cp -R backends build/typed/bpbench/
+	cd build/typed && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache

@@ -1,1 +1,1 @@
-"""The backends that come with bpbench: one module per framework, found by bpbench.registry."""
+"""The backends that come with bpbench, a module or a folder each, found by bpbench.registry."""

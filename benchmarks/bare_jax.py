@@ -11,8 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-
-from backends.jax_backend import JaxBackend, JaxModel
+from bpbench.backends.jax_backend import JaxBackend, JaxModel
 
 
 def loss(weights, x, y, softmax):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 
-from backends.keras_backend import KerasBackend, KerasModel
+from bpbench.backends.keras_backend import KerasBackend, KerasModel
 
 TOGETHER = 4096
 """Steps that ``fit`` runs in one call of what it compiled."""

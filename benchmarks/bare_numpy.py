@@ -7,8 +7,7 @@ of its own backend's ``run``: ``experiments/overhead.py``. Sigmoid hidden layers
 from __future__ import annotations
 
 import numpy as np
-
-from backends.numpy_reference import NumPyBackend, ReferenceModel
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel
 
 
 class Trainer:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-
-from backends.torch_backend import TorchBackend, TorchModel
+from bpbench.backends.torch_backend import TorchBackend, TorchModel
 
 TOGETHER = 16
 """Layers of all the steps of ``several_steps``, which take 10 to 15 s to compile."""

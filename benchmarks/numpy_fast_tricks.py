@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from bpbench.backends.numpy_common import plan as numpy_plan
+from bpbench.backends.numpy_fast import kernels as numpy_kernels
+from bpbench.backends.numpy_fast import model as numpy_fast
+from bpbench.backends.numpy_fast import passes as numpy_pass
 from numpy_fast_limits import (
     WORKLOADS,
     Work,
@@ -26,7 +30,6 @@ from numpy_fast_limits import (
     timed,
 )
 
-from backends import numpy_fast, numpy_kernels, numpy_pass, numpy_plan
 from bpbench import MLP
 from bpbench.network import Array
 

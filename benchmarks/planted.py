@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from backends.numpy_fast import FastModel, NumPyFastBackend
+from bpbench.backends.numpy_fast.model import FastModel, NumPyFastBackend
 
 LONGER = 0.15
 

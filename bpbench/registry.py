@@ -48,26 +48,26 @@ def _modes(target: str, *modes: str) -> dict[str, str]:
 
 BUILT_IN: Mapping[str, Entry] = {
     "numpy": Entry(
-        _modes("backends.numpy_reference:NumPyBackend", "reference")
-        | _modes("backends.numpy_fast:NumPyFastBackend", "fast")
-        | _modes("backends.numpy_compiled:NumPyCompiledBackend", "compiled"),
+        _modes("bpbench.backends.numpy_reference:NumPyBackend", "reference")
+        | _modes("bpbench.backends.numpy_fast.model:NumPyFastBackend", "fast")
+        | _modes("bpbench.backends.numpy_compiled.model:NumPyCompiledBackend", "compiled"),
         "numpy", ("numpy",), mode_extras={"compiled": "numba"},
     ),
     "torch": Entry(
-        _modes("backends.torch_backend:TorchBackend", "eager", "compiled", "unrolled")
-        | _modes("backends.torch_manual:TorchManualBackend", "manual"),
+        _modes("bpbench.backends.torch_backend:TorchBackend", "eager", "compiled", "unrolled")
+        | _modes("bpbench.backends.torch_manual:TorchManualBackend", "manual"),
         "torch", ("torch",), "torch", ("cpu", "cuda"),
     ),
     "jax": Entry(
-        _modes("backends.jax_backend:JaxBackend", "scan", "manual", "eager"),
+        _modes("bpbench.backends.jax_backend:JaxBackend", "scan", "manual", "eager"),
         "jax", ("jax",), "jax", ("cpu", "cuda"),
     ),
     "tensorflow": Entry(
-        _modes("backends.tensorflow_backend:TensorFlowBackend", "function", "eager"),
+        _modes("bpbench.backends.tensorflow_backend:TensorFlowBackend", "function", "eager"),
         "tensorflow", ("tensorflow-cpu", "tensorflow"), "tensorflow", ("cpu", "cuda"),
     ),
     "keras": Entry(
-        _modes("backends.keras_backend:KerasBackend", "jax", "tensorflow", "torch"),
+        _modes("bpbench.backends.keras_backend:KerasBackend", "jax", "tensorflow", "torch"),
         "keras", ("keras",), "keras", ("cpu", "cuda"),
     ),
 }  # fmt: skip
@@ -168,7 +168,6 @@ def _built_in(name: str, entry: Entry, mode: str | None) -> type[Backend]:
     reason = _missing(name, entry)
     if reason:
         raise MissingBackend(reason)
-    _check_own_backends()
     mode = mode or next(iter(entry.targets))
     module, _, kind = entry.targets[mode].partition(":")
     try:
@@ -198,18 +197,6 @@ def _version(entry: Entry) -> str | None:
         except importlib.metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _check_own_backends() -> None:
-    """Raise where another package called ``backends`` hides the one beside this ``bpbench``."""
-    own = Path(__file__).resolve().parent.parent / "backends"
-    spec = importlib.util.find_spec("backends")
-    found = Path(spec.origin).resolve().parent if spec and spec.origin else None
-    if found != own:
-        raise BpbenchError(
-            f"the package 'backends' was found at {found}, but bpbench's own is at {own}; "
-            "remove or rename the other one, or take its folder from sys.path"
-        )
 
 
 def _from_file(name: str) -> type[Backend]:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel, Update, forward
 
-from backends.numpy_reference import NumPyBackend, ReferenceModel, Update, forward
 from bpbench import SGD
 from bpbench.backend import Gradients
 

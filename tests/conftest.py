@@ -59,7 +59,7 @@ def spec(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
         verdict = pytest.fail if request.config.getoption("--require-backends") else pytest.skip
         verdict(str(error))
     if request.param == "torch:unrolled":  # two steps at once: half a minute of compiling less
-        monkeypatch.setattr("backends.torch_backend.UNROLLED_LAYERS", 1)
+        monkeypatch.setattr("bpbench.backends.torch_backend.UNROLLED_LAYERS", 1)
     return str(request.param)
 
 

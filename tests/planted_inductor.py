@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-
-from backends.torch_backend import TorchBackend, TorchModel, forward, mean_loss
+from bpbench.backends.torch_backend import TorchBackend, TorchModel, forward, mean_loss
 
 
 def objective(network: Any, W: Any, b: Any, x: Any, y: Any) -> Any:

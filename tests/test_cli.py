@@ -45,7 +45,7 @@ if __name__ == "__main__":
 
 BACKENDS = """
 import os, threading
-from backends.numpy_reference import NumPyBackend, ReferenceModel
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel
 
 class Wrong(NumPyBackend):
     name = "wrong"

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bpbench.backends.numpy_reference import NumPyBackend
 from click.testing import CliRunner
 
 import bpbench
-from backends.numpy_reference import NumPyBackend
 from bpbench import testing
 from bpbench.cli import commands
 from bpbench.conformance import conform, promises

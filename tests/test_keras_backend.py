@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bpbench.backends import keras_backend
 
 import bpbench
-from backends import keras_backend
 from bpbench import MLP, SGD, Adam, MissingBackend, RMSProp, Unsupported, UsageError
 
 ENGINE = os.environ.get("BPBENCH_TEST_KERAS_ENGINE", "jax")

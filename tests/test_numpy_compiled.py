@@ -17,11 +17,11 @@ from bpbench.verify.verdict import judge_training
 
 numba = pytest.importorskip("numba")
 
+from bpbench.backends.numpy_compiled import formulas, products  # noqa: E402
+from bpbench.backends.numpy_compiled import model as compiled  # noqa: E402
+from bpbench.backends.numpy_compiled.tiles import pointer  # noqa: E402
+from bpbench.backends.numpy_compiled.vectors import float_of, intrinsic, load, registers, store  # noqa: E402
 from numba.core import types  # noqa: E402
-
-from backends import numpy_compiled, numpy_compiled_formulas, numpy_compiled_products  # noqa: E402
-from backends.numpy_compiled_tiles import pointer  # noqa: E402
-from backends.numpy_compiled_vectors import float_of, intrinsic, load, registers, store  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIMIZERS = [
@@ -167,7 +167,7 @@ def test_formulas_are_right_to_about_the_last_place_over_their_whole_range(name,
         np.geomspace(low, high, 20_001) if name == "log" else np.linspace(-1, 1, 5_001) * (low < 0),
     ]).astype(dtype)  # fmt: skip
     x = x[(x >= low) & (x <= high)]
-    found = _of_arrays(getattr(numpy_compiled_formulas, name))(x)
+    found = _of_arrays(getattr(formulas, name))(x)
     expected = exact(x.astype(np.longdouble))
     spacing = np.spacing(np.abs(expected).astype(dtype)).astype(np.longdouble)
     error = np.abs(found - expected) / spacing
@@ -185,10 +185,10 @@ def test_formulas_end_where_the_numbers_end(dtype):
         "softplus": [800, 0, np.inf, 0, nan, np.log(2), np.log(2)],
     }
     for name, expected in ends.items():
-        found = _of_arrays(getattr(numpy_compiled_formulas, name))(x)
+        found = _of_arrays(getattr(formulas, name))(x)
         assert found == pytest.approx(np.array(expected, dtype), rel=1e-6, nan_ok=True), name
     for name in HIDDEN_ACTIVATIONS:
-        forward = numpy_compiled_formulas.ACTIVATIONS[name].forward
+        forward = formulas.ACTIVATIONS[name].forward
         assert np.isnan(_of_arrays(lambda z, forward=forward: forward(z)[0])(x)[4]), name
 
 
@@ -207,7 +207,7 @@ def test_a_diverging_run_shows_in_the_losses(rng):
 def _product(
     like, A, a_row, a_step, B, b_step, b_column, C, base, base_row, decay, m, n, k, packed
 ):
-    numpy_compiled_products.product(
+    products.product(
         pointer(A, like), a_row, a_step, pointer(B, like), b_step, b_column, pointer(C, like), n,
         pointer(base, like), base_row, decay, m, n, k, pointer(packed, like),
     )  # fmt: skip
@@ -220,7 +220,7 @@ SHAPES = [(1, 1, 1), (4, 3, 2), (3, 17, 5), (13, 33, 130), (9, 70, 300), (300, 4
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
 def test_tiles_make_up_the_product_whatever_the_shapes(m, n, k, dtype, rng):
-    packed = np.empty(numpy_compiled_products.room(64), dtype)
+    packed = np.empty(products.room(64), dtype)
     A, B, C = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (m + 1, n)))
     before, row = C.copy(), rng.standard_normal(n).astype(dtype)
     exact = A.astype(np.longdouble) @ B
@@ -249,7 +249,7 @@ def test_blas_and_tiles_lead_to_the_same_parameters(optimizer, rng, monkeypatch)
         return n_in != 40
 
     for choice in (lambda *shape: True, lambda *shape: False, every_second):
-        monkeypatch.setattr(numpy_compiled, "by_blas", choice)
+        monkeypatch.setattr(compiled, "by_blas", choice)
         _assert_trains_like_the_reference(network, optimizer, [(5, 21), (2, 3)], rng)
     assert 40 in asked
 
@@ -258,14 +258,14 @@ def test_blas_and_tiles_lead_to_the_same_parameters(optimizer, rng, monkeypatch)
     ("register_bytes", "threads", "large"), [(64, 1, False), (64, 2, True), (32, 1, True)]
 )
 def test_blas_takes_large_products_where_it_is_faster(register_bytes, threads, large, monkeypatch):
-    monkeypatch.setattr(numpy_compiled, "REGISTER_BYTES", register_bytes)
-    monkeypatch.setattr(numpy_compiled, "blas_threads", lambda: threads)
-    assert not numpy_compiled.by_blas(64, 64, 32)
-    assert numpy_compiled.by_blas(512, 784, 1024) == large
+    monkeypatch.setattr(compiled, "REGISTER_BYTES", register_bytes)
+    monkeypatch.setattr(compiled, "blas_threads", lambda: threads)
+    assert not compiled.by_blas(64, 64, 32)
+    assert compiled.by_blas(512, 784, 1024) == large
 
 
 def test_blas_tells_its_number_of_threads():
-    code = "from backends.numpy_compiled import blas_threads; print(blas_threads())"
+    code = "from bpbench.backends.numpy_compiled.model import blas_threads; print(blas_threads())"
     for threads in ("1", "2"):
         done = _python(code, OPENBLAS_NUM_THREADS=threads, OMP_NUM_THREADS=threads)
         assert done.stdout.strip() == threads, done.stderr
@@ -275,12 +275,10 @@ def test_blas_tells_its_number_of_threads():
 
 
 def test_a_long_order_is_cut_so_that_ctrl_c_is_heard(rng, monkeypatch):
-    monkeypatch.setattr(numpy_compiled, "INTERRUPTIBLE", 1e5)
+    monkeypatch.setattr(compiled, "INTERRUPTIBLE", 1e5)
     chunks = []
-    train = numpy_compiled.train
-    monkeypatch.setattr(
-        numpy_compiled, "train", lambda *given: chunks.append(given[10]) or train(*given)
-    )
+    train = compiled.train
+    monkeypatch.setattr(compiled, "train", lambda *given: chunks.append(given[10]) or train(*given))
     _assert_trains_like_the_reference(MLP((5, 8, 3)), Adam(0.01), [(70, 8)], rng)
     assert sum(chunks) == 70
     assert max(chunks) < 20
@@ -326,7 +324,7 @@ def test_no_second_compilation_for_another_network_or_read_only_data(rng):
             network, initial_parameters(network)
         )
         model.train(x, y, rng.integers(0, 30, (2, 5)), SGD(0.1))
-    assert len(numpy_compiled.train.signatures) <= 2  # one for each dtype
+    assert len(compiled.train.signatures) <= 2  # one for each dtype
 
 
 def _python(code, folder=ROOT, **environment):
@@ -337,17 +335,18 @@ def _python(code, folder=ROOT, **environment):
 
 
 def test_where_nothing_can_be_written_the_code_is_compiled_and_not_kept(tmp_path):
-    for package in ("backends", "bpbench"):
-        shutil.copytree(ROOT / package, tmp_path / package,
+    for source, target in (("bpbench", "bpbench"), ("backends", "bpbench/backends")):
+        shutil.copytree(ROOT / source, tmp_path / target,
                         ignore=shutil.ignore_patterns("__pycache__"))  # fmt: skip
-    (tmp_path / "backends/__pycache__").write_text("a file where Numba wants a folder")
+    pycache = tmp_path / "bpbench/backends/numpy_compiled/__pycache__"
+    pycache.write_text("a file where Numba wants a folder")
     done = _python(
         "import numpy as np\n"
         "from bpbench import MLP, SGD, get_backend, initial_parameters\n"
         "network = MLP((2, 3, 1))\n"
         "model = get_backend('numpy:compiled').model(network, initial_parameters(network))\n"
         "losses = model.train(np.eye(2), [[0], [1]], [[0, 1]] * 50, SGD(1.0))\n"
-        "from backends.numpy_compiled_loop import train\n"
+        "from bpbench.backends.numpy_compiled.loop import train\n"
         "print(type(train._cache).__name__, losses[-1] < losses[0])",
         tmp_path, HOME="/dev/null", XDG_CACHE_HOME="/dev/null", NUMBA_CACHE_DIR="",
     )  # fmt: skip
@@ -355,12 +354,12 @@ def test_where_nothing_can_be_written_the_code_is_compiled_and_not_kept(tmp_path
 
 
 def test_changed_code_is_compiled_anew_whichever_file_it_is_in(tmp_path):
-    from backends.numpy_compiled_loop import digest
+    from bpbench.backends.numpy_compiled.loop import digest
 
-    for path in (ROOT / "backends").glob("numpy_compiled_*.py"):
+    for path in (ROOT / "backends").glob("numpy_compiled/*.py"):
         shutil.copy(path, tmp_path)
     assert digest(tmp_path) == digest()
-    with (tmp_path / "numpy_compiled_formulas.py").open("a") as file:
+    with (tmp_path / "formulas.py").open("a") as file:
         file.write("# changed\n")
     assert digest(tmp_path) != digest()
 

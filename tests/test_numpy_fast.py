@@ -7,10 +7,13 @@ import warnings
 
 import numpy as np
 import pytest
+from bpbench.backends.numpy_common import plan as numpy_plan
+from bpbench.backends.numpy_fast import kernels as numpy_kernels
+from bpbench.backends.numpy_fast import model as numpy_fast
+from bpbench.backends.numpy_fast import passes as numpy_pass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import numpy_fast, numpy_kernels, numpy_pass, numpy_plan
 from bpbench import MLP, SGD, Adam, RMSProp, get_backend, initial_parameters
 from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numba
-
-from backends.numpy_compiled_tiles import at, copy, lanes, tile, transpose_block
-from backends.numpy_compiled_vectors import REGISTERS
+from bpbench.backends.numpy_compiled.tiles import at, copy, lanes, tile, transpose_block
+from bpbench.backends.numpy_compiled.vectors import REGISTERS
 
 njit: Any = numba.njit
 compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -1,6 +1,6 @@
 """What are the pieces of a compiled step that go entry by entry, or row by row?
 
-Every function here is called by numpy_compiled_loop.py from compiled code, with pointers and
+Every function here is called by loop.py from compiled code, with pointers and
 counts, and puts its instructions there. Loops run over whole registers; a mask keeps the last one
 from reading or writing beyond its end.
 """
@@ -11,11 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils, types
-
-from backends.numpy_compiled_formulas import ACTIVATIONS, exp, log, log1p, sigmoid
-from backends.numpy_compiled_vectors import (
+from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS, exp, log, log1p, sigmoid
+from bpbench.backends.numpy_compiled.vectors import (
     INT32,
     INT64,
     Builder,
@@ -29,6 +26,8 @@ from backends.numpy_compiled_vectors import (
     store,
     zeros,
 )
+from llvmlite import ir
+from numba.core import cgutils, types
 
 
 def _cases(builder: Builder, code: Any, cases: list[Callable[[], None]]) -> None:

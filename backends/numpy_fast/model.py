@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from bpbench.backends.numpy_common.plan import Written, empty
+from bpbench.backends.numpy_fast.kernels import ACTIVATIONS, LOSSES, STEP_SLOTS
+from bpbench.backends.numpy_fast.passes import LayerArrays, Layout, Pass
+from bpbench.backends.numpy_fast.updates import Update
 
-from backends.numpy_kernels import ACTIVATIONS, LOSSES, STEP_SLOTS
-from backends.numpy_pass import LayerArrays, Layout, Pass
-from backends.numpy_plan import Written, empty
-from backends.numpy_updates import Update
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer

@@ -1,7 +1,7 @@
 """How fast can the document's equations be, written by hand? The whole loop, compiled.
 
 ``fast`` pays for a call per operation; here Numba compiles steps, layers and operations into one
-function, whose products are tiles of numpy_compiled_products.py, or BLAS where that is faster. Only
+function, whose products are tiles of products.py, or BLAS where that is faster. Only
 training is compiled: a pass whose every part is wanted, and a prediction, are the reference's.
 
 What each part pays is in docs/fast_numpy.md; benchmarks/numpy_fast_limits.py measures it.
@@ -13,15 +13,15 @@ from functools import cache
 from itertools import pairwise
 
 import numpy as np
+from bpbench.backends.numpy_common.plan import CACHE_LINE, empty
+from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS, KEEPING
+from bpbench.backends.numpy_compiled.kernels import UPDATES
+from bpbench.backends.numpy_compiled.loop import BINARY, SQUARED, Layer, Room, train
+from bpbench.backends.numpy_compiled.products import room
+from bpbench.backends.numpy_compiled.vectors import FLOATS, REGISTER_BYTES
+from bpbench.backends.numpy_reference import ReferenceModel
 from numba.extending import get_cython_function_address
 
-from backends.numpy_compiled_formulas import ACTIVATIONS, KEEPING
-from backends.numpy_compiled_kernels import UPDATES
-from backends.numpy_compiled_loop import BINARY, SQUARED, Layer, Room, train
-from backends.numpy_compiled_products import room
-from backends.numpy_compiled_vectors import FLOATS, REGISTER_BYTES
-from backends.numpy_plan import CACHE_LINE, empty
-from backends.numpy_reference import ReferenceModel
 from bpbench.backend import Backend
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
@@ -88,7 +88,7 @@ class Workspace:
             straight into W unless BLAS takes the product.
 
     Attributes:
-        layers: (layers, len(Layer)); places: (len(Room),): see numpy_compiled_loop.py.
+        layers: (layers, len(Layer)); places: (len(Room),): see loop.py.
         array: the room.
     """
 

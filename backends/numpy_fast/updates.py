@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from bpbench.backends.numpy_common.plan import Plan, blocks, empty
 
-from backends.numpy_plan import Plan, blocks, empty
 from bpbench.network import Array
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
 

@@ -13,9 +13,8 @@ from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
-
-from backends.numpy_compiled_formulas import ACTIVATIONS
-from backends.numpy_compiled_kernels import (
+from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS
+from bpbench.backends.numpy_compiled.kernels import (
     UPDATES,
     activate,
     binary_cross_entropy,
@@ -28,8 +27,8 @@ from backends.numpy_compiled_kernels import (
     update,
     weighted_logarithms,
 )
-from backends.numpy_compiled_products import compiled, inlined, njit, product
-from backends.numpy_compiled_tiles import at, copy, gemm, pointer
+from bpbench.backends.numpy_compiled.products import compiled, inlined, njit, product
+from bpbench.backends.numpy_compiled.tiles import at, copy, gemm, pointer
 
 SUMMED_AT_ONCE = 4096
 """Numbers of which one sum is taken in the dtype itself; the sums are added in float64."""
@@ -340,7 +339,7 @@ def trainer(sources):
 def digest(folder: Path = Path(__file__).parent) -> int:
     """A number of the files that are compiled."""
     found = hashlib.sha256()
-    for path in sorted(folder.glob("numpy_compiled_*.py")):
+    for path in sorted(folder.glob("*.py")):
         found.update(path.read_bytes())
     return int.from_bytes(found.digest()[:4], "little") + 1
 

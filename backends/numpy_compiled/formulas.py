@@ -1,7 +1,7 @@
 """What are the formulas of activations, for vectors of LLVM's? Nothing here knows of memory.
 
 Their arguments and results are instructions of the program that is being compiled: see
-numpy_compiled_vectors.py.
+vectors.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from backends.numpy_compiled_vectors import INT32, Vector, call
+from bpbench.backends.numpy_compiled.vectors import INT32, Vector, call
+
 from bpbench.network import LEAKY_RELU_SLOPE
 
 # ── Exponential and logarithm, within about one unit of the last place ─────────────────────────

@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils, types
-
-from backends.numpy_compiled_vectors import (
+from bpbench.backends.numpy_compiled.vectors import (
     INT32,
     INT64,
     Builder,
@@ -26,6 +23,8 @@ from backends.numpy_compiled_vectors import (
     store,
     zeros,
 )
+from llvmlite import ir
+from numba.core import cgutils, types
 
 # ── Pointers ───────────────────────────────────────────────────────────────────────────────────
 

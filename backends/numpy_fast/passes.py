@@ -12,9 +12,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from bpbench.backends.numpy_common.plan import Plan, blocks
+from bpbench.backends.numpy_fast.kernels import (
+    ACTIVATIONS,
+    LOSSES,
+    STEP_SLOTS,
+    LastLayer,
+    with_shared_slopes,
+)
 
-from backends.numpy_kernels import ACTIVATIONS, LOSSES, STEP_SLOTS, LastLayer, with_shared_slopes
-from backends.numpy_plan import Plan, blocks
 from bpbench.network import MLP, Array
 
 FOLDED_INPUTS = 16

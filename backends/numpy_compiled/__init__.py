@@ -1,0 +1,1 @@
+"""The equations as one training loop, compiled by Numba."""
