@@ -21,7 +21,7 @@ from jax import lax
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import Optimizer
 
 Weights = tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]
 """W, (n_l, n_{l-1}) each, and b, (n_l,) each or ()."""
@@ -40,18 +40,19 @@ ACTIVATIONS: dict[str, Any] = {
     "softmax": jax.nn.softmax,
 }
 
-DERIVATIVES: dict[str, Any] = {
-    "identity": lambda z, a: jnp.ones_like(z),
-    "sigmoid": lambda z, a: a * (1 - a),
-    "tanh": lambda z, a: 1 - a**2,
-    "relu": lambda z, a: (z > 0).astype(z.dtype),
-    "leaky_relu": lambda z, a: jnp.where(z > 0, 1, LEAKY_RELU_SLOPE).astype(z.dtype),
-    "elu": lambda z, a: jnp.where(z > 0, 1, a + 1),
-    "softplus": lambda z, a: jax.nn.sigmoid(z),
-    "gelu": lambda z, a: jax.scipy.stats.norm.cdf(z) + z * jax.scipy.stats.norm.pdf(z),
-    "silu": lambda z, a: jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z)),
+TIMES_DERIVATIVE: dict[str, Any] = {
+    "identity": lambda e, z, a: e,
+    "sigmoid": lambda e, z, a: e * (a * (1 - a)),
+    "tanh": lambda e, z, a: e * (1 - a**2),
+    "relu": lambda e, z, a: e * (z > 0),
+    "leaky_relu": lambda e, z, a: e * jnp.where(z > 0, 1, LEAKY_RELU_SLOPE).astype(z.dtype),
+    "elu": lambda e, z, a: e * jnp.where(z > 0, 1, a + 1),
+    "softplus": lambda e, z, a: e * jax.nn.sigmoid(z),
+    "gelu": lambda e, z, a: e * (jax.scipy.stats.norm.cdf(z) + z * jax.scipy.stats.norm.pdf(z)),
+    "silu": lambda e, z, a: e * (jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z))),
+    "softmax": lambda e, z, a: a * (e - (e * a).sum(axis=1, keepdims=True)),
 }
-"""f' of z and a = f(z), for the mode without autodiff."""
+"""For the mode without autodiff: dL/dz of the error dL/da, z and a = f(z), (m, n_l) each."""
 
 
 def forward(
@@ -70,37 +71,42 @@ def forward(
     return z, a
 
 
+LOSSES: dict[str, Any] = {
+    "half_squared_error": lambda z, a, y: optax.losses.l2_loss(a, y).sum(axis=1),
+    "binary_cross_entropy": lambda z, a, y: optax.losses.sigmoid_binary_cross_entropy(z, y).sum(
+        axis=1
+    ),
+    "cross_entropy": lambda z, a, y: optax.losses.softmax_cross_entropy(z, y),
+}
+"""The loss of each row, (m,), of the last layer's z and a."""
+
+OUTPUT_ERRORS: dict[str, Any] = {
+    "half_squared_error": lambda times_derivative, z, a, y: times_derivative(
+        (a - y) / len(y), z, a
+    ),
+    "binary_cross_entropy": lambda times_derivative, z, a, y: (a - y) / len(y),
+    "cross_entropy": lambda times_derivative, z, a, y: (
+        (a * y.sum(axis=1, keepdims=True) - y) / len(y)
+    ),
+}
+"""For the mode without autodiff: the derivative of the mean loss by z, (m, n_L)."""
+
+
 def mean_loss(
     network: MLP, weights: Weights, z: jax.Array, a: jax.Array, y: jax.Array, l2: float
 ) -> jax.Array:
     """The mean over the rows of the loss of the last layer's z and a, plus the l2 term."""
-    if network.loss == "half_squared_error":
-        per_row = optax.losses.l2_loss(a, y).sum(axis=1)
-    elif network.loss == "binary_cross_entropy":
-        per_row = optax.losses.sigmoid_binary_cross_entropy(z, y).sum(axis=1)
-    else:
-        per_row = optax.losses.softmax_cross_entropy(z, y)
-    loss = per_row.mean()
+    loss = LOSSES[network.loss](z, a, y).mean()
     return loss + 0.5 * l2 * sum((W**2).sum() for W in weights[0]) if l2 else loss
 
 
-def optax_optimizer(optimizer: Optimizer) -> optax.GradientTransformation:
-    """Optax's optimizer that computes the formula of the description."""
-    match optimizer:
-        case SGD():
-            # None, not 0, leaves out a velocity that would only be copied
-            return optax.sgd(
-                optimizer.learning_rate, optimizer.momentum or None, optimizer.nesterov
-            )
-        case RMSProp():
-            return optax.rmsprop(
-                optimizer.learning_rate, optimizer.decay, optimizer.epsilon, eps_in_sqrt=False
-            )
-        case Adam():
-            return optax.adam(
-                optimizer.learning_rate, optimizer.beta1, optimizer.beta2, optimizer.epsilon
-            )
-    raise Unsupported(f"jax has no formula for {optimizer}")
+OPTIMIZERS: dict[str, Any] = {
+    # None, not 0, leaves out a velocity that would only be copied
+    "SGD": lambda o: optax.sgd(o.learning_rate, o.momentum or None, o.nesterov),
+    "RMSProp": lambda o: optax.rmsprop(o.learning_rate, o.decay, o.epsilon, eps_in_sqrt=False),
+    "Adam": lambda o: optax.adam(o.learning_rate, o.beta1, o.beta2, o.epsilon),
+}
+"""Optax's optimizer that computes the formula of a description."""
 
 
 class JaxModel(Model):
@@ -154,16 +160,16 @@ class JaxModel(Model):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        self.state = jax.device_put(
-            optax_optimizer(optimizer).init(self.weights), self.backend.place
-        )
+        transformation = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)(optimizer)
+        self.state = jax.device_put(transformation.init(self.weights), self.backend.place)
 
     def steps(
         self, x: jax.Array, y: jax.Array, order: jax.Array, optimizer: Optimizer
     ) -> jax.Array:
         if optimizer not in self._trainers:
             manual = self.backend.mode == "manual"
-            step = partial(_step, self.network, manual, optimizer, optax_optimizer(optimizer))
+            transformation = OPTIMIZERS[optimizer.name](optimizer)
+            step = partial(_step, self.network, manual, optimizer, transformation)
             self._trainers[optimizer] = (
                 partial(_loop, step)
                 if self.backend.mode == "eager"
@@ -217,24 +223,12 @@ def _differentiate(
     return loss, z, a, by_taps, by_weights, by_x
 
 
-def _times_derivative(name: str, error: jax.Array, z: jax.Array, a: jax.Array) -> jax.Array:
-    """dL/dz from dL/da, (m, n_l): error * f'(z), or the Jacobian's product for softmax."""
-    if name == "softmax":
-        return a * (error - (error * a).sum(axis=1, keepdims=True))
-    return error * DERIVATIVES[name](z, a)
-
-
 def _output_error(
     network: MLP, z: jax.Array, a: jax.Array, target: jax.Array, of_loss: bool
 ) -> jax.Array:
     """delta^(L), (m, n_L), for a target y or a cotangent of a. Source: section 3.2, step 1."""
-    if not of_loss:
-        return _times_derivative(network.output, target, z, a)
-    if network.loss == "cross_entropy":
-        return (a * target.sum(axis=1, keepdims=True) - target) / len(a)
-    if network.loss == "binary_cross_entropy":
-        return (a - target) / len(a)
-    return _times_derivative(network.output, (a - target) / len(a), z, a)
+    f = TIMES_DERIVATIVE[network.output]
+    return OUTPUT_ERRORS[network.loss](f, z, a, target) if of_loss else f(target, z, a)
 
 
 def _hidden_errors(
@@ -245,7 +239,7 @@ def _hidden_errors(
     for layer in range(network.layers - 2, -1, -1):
         name = network.activations[layer]
         below = delta[0] @ weights[0][layer + 1]
-        delta.insert(0, _times_derivative(name, below, z[layer], a[layer]))
+        delta.insert(0, TIMES_DERIVATIVE[name](below, z[layer], a[layer]))
     return delta
 
 
@@ -320,4 +314,9 @@ class JaxBackend(Backend):
             raise Unsupported(f"jax sees no {device} device: {error}") from error
 
     def model(self, network: MLP, parameters: Parameters) -> JaxModel:
+        self.require(network, ACTIVATIONS, LOSSES)
+        if self.mode == "manual":
+            for name in network.activations:
+                self.formula("the derivative of activation", name, TIMES_DERIVATIVE)
+            self.formula("the derivative of loss", network.loss, OUTPUT_ERRORS)
         return JaxModel(self, network, parameters)

@@ -141,6 +141,56 @@ def times_derivative(activation: Activation, error: Array, z: Array) -> Array:
 # ── Loss functions ─────────────────────────────────────────────────────────────────────────────
 
 
+# Of z, (m, n_L), the last layer's pre-activations (logits), a, its activations (the outputs o), and
+# y, the expected outputs: the loss of each row, (m,); and the mean's derivative by z, (m, n_L).
+
+
+def half_squared_error(z: Array, a: Array, y: Array) -> Array:
+    """sum (o - y)^2 / 2."""
+    return ((a - y) ** 2).sum(axis=1) / 2
+
+
+def half_squared_delta(f: Activation, z: Array, a: Array, y: Array) -> Array:
+    """grad_a L * f'(z), where grad_a L = (a - y) / m."""
+    return times_derivative(f, (a - y) / len(y), z)
+
+
+def binary_cross_entropy(z: Array, a: Array, y: Array) -> Array:
+    """sum -y log o - (1 - y) log(1 - o), from logits."""
+    return (np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).sum(axis=1)
+
+
+def binary_delta(f: Activation, z: Array, a: Array, y: Array) -> Array:
+    """(a - y) / m: the sigmoid's f' cancels."""
+    return (a - y) / len(y)
+
+
+def cross_entropy(z: Array, a: Array, y: Array) -> Array:
+    """-sum y log o, from logits: log o = z - log sum e^z."""
+    r = z - z.max(axis=1, keepdims=True)
+    log_a = r - np.log(np.exp(r).sum(axis=1, keepdims=True))
+    return -(y * log_a).sum(axis=1)
+
+
+def cross_entropy_delta(f: Activation, z: Array, a: Array, y: Array) -> Array:
+    """(a - y) / m: the softmax's f' cancels (a sum(y) - y; the sum is 1 but for rounding)."""
+    return (a * y.sum(axis=1, keepdims=True) - y) / len(y)
+
+
+class Loss(NamedTuple):
+    """The loss of each row of z, a and y; delta^(L) of f, z, a and y."""
+
+    per_row: Callable[[Array, Array, Array], Array]
+    output_error: Callable[[Activation, Array, Array, Array], Array]
+
+
+LOSSES = {
+    "half_squared_error": Loss(half_squared_error, half_squared_delta),
+    "binary_cross_entropy": Loss(binary_cross_entropy, binary_delta),
+    "cross_entropy": Loss(cross_entropy, cross_entropy_delta),
+}
+
+
 def mean_loss(network: MLP, z: Array, a: Array, y: Array) -> np.floating:
     """The loss of each row, averaged over the rows.
 
@@ -150,15 +200,7 @@ def mean_loss(network: MLP, z: Array, a: Array, y: Array) -> np.floating:
         a: (m, n_L), its activations: the outputs o.
         y: (m, n_L), the expected outputs.
     """
-    if network.loss == "half_squared_error":
-        per_row = ((a - y) ** 2).sum(axis=1) / 2
-    elif network.loss == "binary_cross_entropy":  # -y log o - (1 - y) log(1 - o), from logits
-        per_row = (np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))).sum(axis=1)
-    else:  # -sum y log o, from logits: log o = z - log sum e^z
-        r = z - z.max(axis=1, keepdims=True)
-        log_a = r - np.log(np.exp(r).sum(axis=1, keepdims=True))
-        per_row = -(y * log_a).sum(axis=1)
-    return per_row.mean()
+    return LOSSES[network.loss].per_row(z, a, y).mean()
 
 
 # ── Section 3.1: the forward pass ──────────────────────────────────────────────────────────────
@@ -195,9 +237,6 @@ def forward(
 def output_error(network: MLP, z: Array, a: Array, y: Array) -> Array:
     """delta^(L) = grad_a L * f'(z^(L)), with the 1/m of the mean.
 
-    For a cross-entropy with the output it belongs to, f' cancels: delta^(L) = (a - y) / m.
-    (Softmax gives a * sum(y) - y; the sum is 1 but for the rounding of y.)
-
     Args:
         z, a, y: (m, n_L).
 
@@ -206,12 +245,7 @@ def output_error(network: MLP, z: Array, a: Array, y: Array) -> Array:
 
     Source: section 3.2, step 1.
     """
-    m = len(y)
-    if network.loss == "cross_entropy":
-        return (a * y.sum(axis=1, keepdims=True) - y) / m
-    if network.loss == "binary_cross_entropy":
-        return (a - y) / m
-    return times_derivative(ACTIVATIONS[network.output], (a - y) / m, z)
+    return LOSSES[network.loss].output_error(ACTIVATIONS[network.output], z, a, y)
 
 
 def hidden_error(delta: Array, W: Array, z: Array, activation: Activation) -> Array:
@@ -290,33 +324,46 @@ def backpropagate(
 # ── Section 3.2, step 4: moving the parameters ─────────────────────────────────────────────────
 
 
+def sgd_step(o: SGD, g: Array, m: Array, v: Array, t: int) -> tuple[Array, Array, Array]:
+    """Gradient descent, with momentum where asked for."""
+    v = o.momentum * v + g
+    return o.learning_rate * (g + o.momentum * v if o.nesterov else v), m, v
+
+
+def rmsprop_step(o: RMSProp, g: Array, m: Array, v: Array, t: int) -> tuple[Array, Array, Array]:
+    """The gradient over its running root mean square."""
+    v = o.decay * v + (1 - o.decay) * g**2
+    return o.learning_rate * g / (np.sqrt(v) + o.epsilon), m, v
+
+
+def adam_step(o: Adam, g: Array, m: Array, v: Array, t: int) -> tuple[Array, Array, Array]:
+    """The running mean of the gradient over its running root mean square, both corrected."""
+    m = o.beta1 * m + (1 - o.beta1) * g
+    v = o.beta2 * v + (1 - o.beta2) * g**2
+    m_hat, v_hat = m / (1 - o.beta1**t), v / (1 - o.beta2**t)
+    return o.learning_rate * m_hat / (np.sqrt(v_hat) + o.epsilon), m, v
+
+
+Step = Callable[..., tuple[Array, Array, Array]]
+
+OPTIMIZERS: dict[str, Step] = {"SGD": sgd_step, "RMSProp": rmsprop_step, "Adam": adam_step}
+"""(optimizer, g, m, v, t), t from 1: what is taken from the parameter, and the new m and v."""
+
+
 class Update:
     """One array's optimizer: the state that its formula keeps, and the step."""
 
-    def __init__(self, optimizer: Optimizer, like: Array) -> None:
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, formula: Step, like: Array) -> None:
+        self.optimizer, self.formula = optimizer, formula
         self.m = np.zeros_like(like)
         self.v = np.zeros_like(like)
         self.t = 0
 
     def step(self, g: Array) -> Array:
         """What is to be taken from the parameter, for its gradient g (any shape, kept)."""
-        o = self.optimizer
         self.t += 1
-        match o:
-            case SGD():
-                self.v = o.momentum * self.v + g
-                return o.learning_rate * (g + o.momentum * self.v if o.nesterov else self.v)
-            case RMSProp():
-                self.v = o.decay * self.v + (1 - o.decay) * g**2
-                return o.learning_rate * g / (np.sqrt(self.v) + o.epsilon)
-            case Adam():
-                self.m = o.beta1 * self.m + (1 - o.beta1) * g
-                self.v = o.beta2 * self.v + (1 - o.beta2) * g**2
-                m = self.m / (1 - o.beta1**self.t)
-                v = self.v / (1 - o.beta2**self.t)
-                return o.learning_rate * m / (np.sqrt(v) + o.epsilon)
-        raise NotImplementedError(f"numpy has no formula for {o}")
+        moved, self.m, self.v = self.formula(self.optimizer, g, self.m, self.v, self.t)
+        return moved
 
 
 class ReferenceModel(Model):
@@ -347,7 +394,8 @@ class ReferenceModel(Model):
         return backpropagate(self.network, self.W, self.b, x, y, cotangent, l2)
 
     def start(self, optimizer: Optimizer) -> None:
-        self.updates = [Update(optimizer, array) for array in (*self.W, *self.b)]
+        formula = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
+        self.updates = [Update(optimizer, formula, array) for array in (*self.W, *self.b)]
 
     def steps(self, x: Array, y: Array, order: Array, optimizer: Optimizer) -> Array:
         losses = np.empty(len(order), self.backend.dtype)
@@ -369,4 +417,5 @@ class NumPyBackend(Backend):
     modes = ("reference",)
 
     def model(self, network: MLP, parameters: Parameters) -> ReferenceModel:
+        self.require(network, ACTIVATIONS, LOSSES)
         return ReferenceModel(self, network, parameters)

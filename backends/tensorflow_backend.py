@@ -19,7 +19,7 @@ import tensorflow as tf
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import FORMULAS, Adam, Optimizer, step
 
 
 def _gelu(z: tf.Tensor) -> tf.Tensor:
@@ -66,18 +66,22 @@ def forward(
     return z, a
 
 
+LOSSES: dict[str, Any] = {
+    "half_squared_error": lambda z, a, y: tf.nn.l2_loss(a - y),
+    "binary_cross_entropy": lambda z, a, y: tf.reduce_sum(
+        tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z)
+    ),
+    # softmax_cross_entropy_with_logits takes the sum of y for exactly 1 in its gradient
+    "cross_entropy": lambda z, a, y: -tf.reduce_sum(y * tf.nn.log_softmax(z)),
+}
+"""The summed loss of the last layer's z and a."""
+
+
 def mean_loss(
     network: MLP, W: Any, z: tf.Tensor, a: tf.Tensor, y: tf.Tensor, l2: float
 ) -> tf.Tensor:
     """The mean over the rows of the loss of the last layer's z and a, plus the l2 term."""
-    if network.loss == "half_squared_error":
-        loss = tf.nn.l2_loss(a - y)
-    elif network.loss == "binary_cross_entropy":
-        loss = tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels=y, logits=z))
-    else:
-        # softmax_cross_entropy_with_logits takes the sum of y for exactly 1 in its gradient
-        loss = -tf.reduce_sum(y * tf.nn.log_softmax(z))
-    loss = loss / tf.cast(tf.shape(y)[0], y.dtype)
+    loss = LOSSES[network.loss](z, a, y) / tf.cast(tf.shape(y)[0], y.dtype)
     return loss + l2 * tf.add_n([tf.nn.l2_loss(w) for w in W]) if l2 else loss
 
 
@@ -131,24 +135,20 @@ class TensorFlowModel(Model):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        momentum = not isinstance(optimizer, SGD) or optimizer.momentum > 0
-        adam = isinstance(optimizer, Adam)
+        moments = self.backend.formula("optimizer", optimizer.name, FORMULAS).moments(optimizer)
         with tf.device(self.backend.place):
-            # what an optimizer does not have would cost time in every turn of the loop
-            t = tf.constant(0.0, tf.float64) if adam else ()
-            self.state = (t, *map(self._zeros, (adam, momentum)))
-
-    def _zeros(self, needed: bool) -> tuple[tf.Tensor, ...]:
-        """A moment of each parameter, where the optimizer has it."""
-        return tuple(tf.zeros_like(p) for p in (*self.W, *self.b)) if needed else ()
+            zeros = [(tf.zeros_like(p),) * moments for p in (*self.W, *self.b)]
+            # a count that only Adam asks for would cost the others time in every turn of the loop
+            t = tf.constant(0.0, tf.float64) if isinstance(optimizer, Adam) else ()
+            self.state = (t, tuple(zeros))
 
     def steps(
         self, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor, optimizer: Optimizer
     ) -> tf.Tensor:
         if optimizer not in self._trainers:
             train = _while_loop if self.backend.mode == "function" else _python_loop
-            step = partial(_step, self.network, optimizer)
-            self._trainers[optimizer] = self._compiled(partial(train, step))
+            one_step = partial(_step, self.network, optimizer)
+            self._trainers[optimizer] = self._compiled(partial(train, one_step))
         with tf.device(self.backend.place):
             self.W, self.b, self.state, losses = self._trainers[optimizer](
                 self.W, self.b, self.state, x, y, order
@@ -185,63 +185,40 @@ def _step(
         z, a = forward(network, W, b, x)
         loss = mean_loss(network, W, z[-1], a[-1], y, optimizer.l2)
     dW, db = tape.gradient(loss, (W, b))
-    t, m, v = state
+    t, moments = state
     t = t + 1 if isinstance(optimizer, Adam) else t
-    none = [None] * (len(W) + len(b))
-    moved, new_m, new_v = [], [], []
-    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m or none, v or none, strict=True):
-        p, m_p, v_p = _update(optimizer, p, g, m_p, v_p, t)
-        moved.append(p)
-        new_m.append(m_p)
-        new_v.append(v_p)
-    state = (t, tuple(new_m) if m else m, tuple(new_v) if v else v)
-    return tuple(moved[: len(W)]), tuple(moved[len(W) :]), state, loss
 
+    def correction(beta: float) -> tf.Tensor:
+        return tf.cast(1 - beta**t, x.dtype)
 
-def _update(
-    o: Optimizer, p: tf.Tensor, g: tf.Tensor, m: Any, v: Any, t: Any
-) -> tuple[tf.Tensor, Any, Any]:
-    """One parameter's step by the description's formula: the new parameter, m and v.
-
-    m and v are None, and t is nothing, where the formula has none.
-    """
-    match o:
-        case SGD() if not o.momentum:
-            return p - o.learning_rate * g, m, v
-        case SGD():
-            v = o.momentum * v + g
-            return p - o.learning_rate * (g + o.momentum * v if o.nesterov else v), m, v
-        case RMSProp():
-            v = o.decay * v + (1 - o.decay) * g**2
-            return p - o.learning_rate * g / (tf.sqrt(v) + o.epsilon), m, v
-        case Adam():
-            m = o.beta1 * m + (1 - o.beta1) * g
-            v = o.beta2 * v + (1 - o.beta2) * g**2
-            m_hat = m / tf.cast(1 - o.beta1**t, p.dtype)
-            v_hat = v / tf.cast(1 - o.beta2**t, p.dtype)
-            return p - o.learning_rate * m_hat / (tf.sqrt(v_hat) + o.epsilon), m, v
-    raise Unsupported(f"tensorflow has no formula for {o}")
+    updates = [
+        step(optimizer, g, kept, tf.sqrt, correction)
+        for g, kept in zip((*dW, *db), moments, strict=True)
+    ]
+    moved = tuple(p - update for p, (update, _) in zip((*W, *b), updates, strict=True))
+    state = (t, tuple(kept for _, kept in updates))
+    return moved[: len(W)], moved[len(W) :], state, loss
 
 
 def _python_loop(
-    step: Any, W: Any, b: Any, state: Any, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor
+    one_step: Any, W: Any, b: Any, state: Any, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor
 ) -> tuple[Any, ...]:
     losses = []
     for rows in order:
-        W, b, state, loss = step(W, b, state, tf.gather(x, rows), tf.gather(y, rows))
+        W, b, state, loss = one_step(W, b, state, tf.gather(x, rows), tf.gather(y, rows))
         losses.append(loss)
     return W, b, state, tf.stack(losses)
 
 
 def _while_loop(
-    step: Any, W: Any, b: Any, state: Any, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor
+    one_step: Any, W: Any, b: Any, state: Any, x: tf.Tensor, y: tf.Tensor, order: tf.Tensor
 ) -> tuple[Any, ...]:
     """The same loop inside the graph: parameters and state are its variables."""
     count = order.shape[0]
 
     def body(k: tf.Tensor, losses: Any, W: Any, b: Any, state: Any) -> tuple[Any, ...]:
         rows = order[k]
-        W, b, state, loss = step(W, b, state, tf.gather(x, rows), tf.gather(y, rows))
+        W, b, state, loss = one_step(W, b, state, tf.gather(x, rows), tf.gather(y, rows))
         return k + 1, losses.write(k, loss), W, b, state
 
     losses = tf.TensorArray(x.dtype, size=count, element_shape=())
@@ -270,4 +247,5 @@ class TensorFlowBackend(Backend):
         self.place = "/GPU:0" if device == "cuda" else "/CPU:0"
 
     def model(self, network: MLP, parameters: Parameters) -> TensorFlowModel:
+        self.require(network, ACTIVATIONS, LOSSES)
         return TensorFlowModel(self, network, parameters)

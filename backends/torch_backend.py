@@ -8,8 +8,9 @@ Modes:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import FORMULAS, Adam, Optimizer, step
 
 
 def elu(z: Tensor) -> Tensor:
@@ -56,6 +57,36 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
+class Loss(NamedTuple):
+    """The mean over the rows of the last layer's z, a and y; ``of_logits`` where a is not used."""
+
+    mean: Callable[[Tensor, Tensor, Tensor], Tensor]
+    of_logits: bool
+
+
+LOSSES = {
+    "half_squared_error": Loss(
+        lambda z, a, y: 0.5 * F.mse_loss(a, y, reduction="sum") / len(y), of_logits=False
+    ),
+    "binary_cross_entropy": Loss(
+        lambda z, a, y: binary_cross_entropy(z, y) / len(y), of_logits=True
+    ),
+    "cross_entropy": Loss(lambda z, a, y: F.cross_entropy(z, y), of_logits=True),
+}
+
+OPTIMIZERS: dict[str, Callable[[Any, list[Tensor]], torch.optim.Optimizer]] = {
+    "SGD": lambda o, tensors: torch.optim.SGD(
+        tensors, o.learning_rate, momentum=o.momentum, nesterov=o.nesterov
+    ),
+    "RMSProp": lambda o, tensors: torch.optim.RMSprop(
+        tensors, o.learning_rate, alpha=o.decay, eps=o.epsilon
+    ),
+    "Adam": lambda o, tensors: torch.optim.Adam(
+        tensors, o.learning_rate, betas=(o.beta1, o.beta2), eps=o.epsilon
+    ),
+}
+"""torch.optim's optimizer that computes the formula of a description."""
+
 UNROLLED_LAYERS = 16
 """Layers of all the steps in one function, 10 to 15 s to compile; each more takes half a second."""
 
@@ -87,7 +118,7 @@ def batch_loss(
     for layer, name in enumerate(network.activations[:-1]):
         below = ACTIVATIONS[name](F.linear(below, W[layer], b[layer] if b else None))
     z = F.linear(below, W[-1], b[-1] if b else None)
-    a = ACTIVATIONS[network.output](z) if network.loss == "half_squared_error" else z
+    a = z if LOSSES[network.loss].of_logits else ACTIVATIONS[network.output](z)
     return mean_loss(network, W, z, a, y, l2)
 
 
@@ -95,35 +126,8 @@ def mean_loss(
     network: MLP, W: tuple[Tensor, ...], z: Tensor, a: Tensor, y: Tensor, l2: float
 ) -> Tensor:
     """The mean over the rows of the loss of the last layer's z and a, plus the l2 term."""
-    if network.loss == "half_squared_error":
-        loss = 0.5 * F.mse_loss(a, y, reduction="sum") / len(y)
-    elif network.loss == "binary_cross_entropy":
-        loss = binary_cross_entropy(z, y) / len(y)
-    else:
-        loss = F.cross_entropy(z, y)
+    loss = LOSSES[network.loss].mean(z, a, y)
     return loss + 0.5 * l2 * sum((w**2).sum() for w in W) if l2 else loss
-
-
-def torch_optimizer(optimizer: Optimizer, tensors: list[Tensor]) -> torch.optim.Optimizer:
-    """torch.optim's optimizer that computes the formula of the description."""
-    match optimizer:
-        case SGD():
-            return torch.optim.SGD(
-                tensors,
-                optimizer.learning_rate,
-                momentum=optimizer.momentum,
-                nesterov=optimizer.nesterov,
-            )
-        case RMSProp():
-            return torch.optim.RMSprop(
-                tensors, optimizer.learning_rate, alpha=optimizer.decay, eps=optimizer.epsilon
-            )
-        case Adam():
-            betas = (optimizer.beta1, optimizer.beta2)
-            return torch.optim.Adam(
-                tensors, optimizer.learning_rate, betas=betas, eps=optimizer.epsilon
-            )
-    raise Unsupported(f"torch has no formula for {optimizer}")
 
 
 class TorchModel(Model):
@@ -187,7 +191,8 @@ class TorchModel(Model):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        self.optimizer = torch_optimizer(optimizer, self.tensors)
+        make = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
+        self.optimizer = make(optimizer, self.tensors)
 
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
         losses = []
@@ -204,7 +209,7 @@ class CompiledTorchModel(TorchModel):
     """The whole step compiled: parameters and state go in and come out as new tensors.
 
     torch.optim inside a compiled function keeps Adam's step count in float32 (1.5e-7 off after 100
-    float64 steps), so the formulas stand here, in torch's tensors. New tensors, not ``add_``:
+    float64 steps), so the formulas are those of bpbench.optimizers. New tensors, not ``add_``:
     inductor on CPU (2.13) reorders an in-place update against torch.func.grad's reads of the
     same tensor, and trains wrongly without a word.
     """
@@ -240,16 +245,12 @@ class CompiledTorchModel(TorchModel):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        momentum = not isinstance(optimizer, SGD) or optimizer.momentum > 0
-        adam = isinstance(optimizer, Adam)
-        # the step count is a tensor, so that it is no constant of the compiled code
-        t = torch.zeros((), dtype=torch.float64, device=self.backend.device) if adam else None
-        moments = self._zeros(adam), self._zeros(momentum)
-        self.state: Any = (t, *moments) if momentum else ()
-
-    def _zeros(self, needed: bool) -> list[Tensor]:
-        """A moment of each parameter, where the optimizer has it: each costs time in every call."""
-        return [torch.zeros_like(tensor) for tensor in self.tensors] if needed else []
+        moments = self.backend.formula("optimizer", optimizer.name, FORMULAS).moments(optimizer)
+        # the step count is a tensor, so that it is no constant of the compiled code; like every
+        # tensor of the state it costs time in every call, so only Adam, which counts, has it
+        t = torch.zeros((), dtype=torch.float64, device=self.backend.device)
+        zeros = [[torch.zeros_like(p) for p in self.tensors] for _ in range(moments)]
+        self.state: Any = (t if isinstance(optimizer, Adam) else None, zeros)
 
     @torch.no_grad()
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:
@@ -331,17 +332,21 @@ def _step(
         return batch_loss(network, W, b, x[rows], y[rows], optimizer.l2)
 
     (dW, db), loss = torch.func.grad_and_value(objective, argnums=(0, 1))(W, b)
-    t, m, v = state or (None, [], [])
+    t, moments = state
     t = None if t is None else t + 1
-    none = [None] * (len(W) + len(b))
-    moved, new_m, new_v = [], [], []
-    for p, g, m_p, v_p in zip((*W, *b), (*dW, *db), m or none, v or none, strict=True):
-        p, m_p, v_p = _update(optimizer, p, g, m_p, v_p, t)
-        moved.append(p)
-        new_m.append(m_p)
-        new_v.append(v_p)
-    state = state and (t, new_m if m else m, new_v if v else v)
-    return tuple(moved[: len(W)]), tuple(moved[len(W) :]), state, loss
+
+    def correction(beta: float) -> Tensor:
+        return (1 - beta**t).to(x.dtype)
+
+    moved: list[Tensor] = []
+    new: list[list[Tensor]] = [[] for _ in moments]
+    for index, (p, g) in enumerate(zip((*W, *b), (*dW, *db), strict=True)):
+        kept = tuple(moment[index] for moment in moments)
+        update, kept = step(optimizer, g, kept, torch.sqrt, correction)
+        moved.append(p - update)
+        for moment, tensor in zip(new, kept, strict=True):
+            moment.append(tensor)
+    return tuple(moved[: len(W)]), tuple(moved[len(W) :]), (t, new), loss
 
 
 def _several_steps(
@@ -353,29 +358,6 @@ def _several_steps(
         W, b, state, loss = _step(network, optimizer, W, b, state, x, y, order[k])
         losses.append(loss)
     return W, b, state, torch.stack(losses)
-
-
-def _update(o: Optimizer, p: Tensor, g: Tensor, m: Any, v: Any, t: Any) -> tuple[Tensor, Any, Any]:
-    """One parameter's step by the description's formula: the new parameter, m and v.
-
-    m, v and t are None where the formula has none.
-    """
-    match o:
-        case SGD() if not o.momentum:
-            return p - o.learning_rate * g, m, v
-        case SGD():
-            v = o.momentum * v + g
-            return p - o.learning_rate * (g + o.momentum * v if o.nesterov else v), m, v
-        case RMSProp():
-            v = o.decay * v + (1 - o.decay) * g**2
-            return p - o.learning_rate * g / (v.sqrt() + o.epsilon), m, v
-        case Adam():
-            m = o.beta1 * m + (1 - o.beta1) * g
-            v = o.beta2 * v + (1 - o.beta2) * g**2
-            m_hat = m / (1 - o.beta1**t).to(p.dtype)
-            v_hat = v / (1 - o.beta2**t).to(p.dtype)
-            return p - o.learning_rate * m_hat / (v_hat.sqrt() + o.epsilon), m, v
-    raise Unsupported(f"torch has no formula for {o}")
 
 
 class TorchBackend(Backend):
@@ -400,6 +382,7 @@ class TorchBackend(Backend):
             torch._dynamo.config.accumulated_recompile_limit = 10_000
 
     def model(self, network: MLP, parameters: Parameters) -> TorchModel:
+        self.require(network, ACTIVATIONS, LOSSES)
         return MODELS[self.mode](self, network, parameters)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,40 +27,71 @@ aten = torch.ops.aten
 
 Call = Callable[[], Any]
 
-ACTIVATE: dict[str, Callable[[Tensor, Tensor], Any]] = {
-    "identity": lambda z, a: partial(a.copy_, z),
-    "sigmoid": lambda z, a: z.sigmoid_ if a is z else partial(torch.sigmoid, z, out=a),
-    "tanh": lambda z, a: z.tanh_ if a is z else partial(torch.tanh, z, out=a),
-    "relu": lambda z, a: partial(torch.clamp_min, z, 0, out=a),
-    "leaky_relu": lambda z, a: partial(aten.leaky_relu.out, z, LEAKY_RELU_SLOPE, out=a),
-    "elu": lambda z, a: partial(aten.elu.out, z, out=a),
-    # a threshold of 50: the default takes it for z from 20 on
-    "softplus": lambda z, a: partial(aten.softplus.out, z, 1, 50, out=a),
-    "gelu": lambda z, a: partial(aten.gelu.out, z, out=a),
-    "silu": lambda z, a: partial(aten.silu.out, z, out=a),
-    "softmax": lambda z, a: partial(torch.softmax, z, 1, out=a),
-}
-"""How to write f(z), (m, n_l), into a, which sigmoid and tanh take in the place of z as well."""
+Write = Callable[[Tensor, Tensor], Any]
+Turn = Callable[[Tensor, Tensor, Tensor], Any]
 
-TIMES_DERIVATIVE: dict[str, Callable[[Tensor, Tensor, Tensor], Any]] = {
-    "identity": lambda e, z, a: lambda: e,
-    "sigmoid": lambda e, z, a: partial(aten.sigmoid_backward.grad_input, e, a, grad_input=e),
-    "tanh": lambda e, z, a: partial(aten.tanh_backward.grad_input, e, a, grad_input=e),
-    "relu": lambda e, z, a: partial(aten.threshold_backward.grad_input, e, z, 0, grad_input=e),
-    "leaky_relu": lambda e, z, a: partial(
-        aten.leaky_relu_backward.grad_input, e, z, LEAKY_RELU_SLOPE, False, grad_input=e
+
+class Activation(NamedTuple):
+    """One activation, of tensors (m, n_l).
+
+    Attributes:
+        activate: (z, a): what writes f(z) into a.
+        times_derivative: (e, z, a): what turns the error e, dL/da, into dL/dz in place.
+        in_place: whether a may be z itself, which then no derivative needs.
+    """
+
+    activate: Write
+    times_derivative: Turn
+    in_place: bool = False
+
+
+ACTIVATIONS = {
+    "identity": Activation(
+        lambda z, a: partial(a.copy_, z),
+        lambda e, z, a: lambda: e,
     ),
-    "elu": lambda e, z, a: partial(
-        aten.elu_backward.grad_input, e, 1, 1, 1, False, z, grad_input=e
+    "sigmoid": Activation(
+        lambda z, a: z.sigmoid_ if a is z else partial(torch.sigmoid, z, out=a),
+        lambda e, z, a: partial(aten.sigmoid_backward.grad_input, e, a, grad_input=e),
+        in_place=True,
     ),
-    "softplus": lambda e, z, a: partial(
-        aten.softplus_backward.grad_input, e, z, 1, 50, grad_input=e
+    "tanh": Activation(
+        lambda z, a: z.tanh_ if a is z else partial(torch.tanh, z, out=a),
+        lambda e, z, a: partial(aten.tanh_backward.grad_input, e, a, grad_input=e),
+        in_place=True,
     ),
-    "gelu": lambda e, z, a: partial(aten.gelu_backward.grad_input, e, z, grad_input=e),
-    "silu": lambda e, z, a: partial(aten.silu_backward.grad_input, e, z, grad_input=e),
-    "softmax": lambda e, z, a: lambda: e.sub_((e * a).sum(dim=1, keepdim=True)).mul_(a),
+    "relu": Activation(
+        lambda z, a: partial(torch.clamp_min, z, 0, out=a),
+        lambda e, z, a: partial(aten.threshold_backward.grad_input, e, z, 0, grad_input=e),
+    ),
+    "leaky_relu": Activation(
+        lambda z, a: partial(aten.leaky_relu.out, z, LEAKY_RELU_SLOPE, out=a),
+        lambda e, z, a: partial(
+            aten.leaky_relu_backward.grad_input, e, z, LEAKY_RELU_SLOPE, False, grad_input=e
+        ),
+    ),
+    "elu": Activation(
+        lambda z, a: partial(aten.elu.out, z, out=a),
+        lambda e, z, a: partial(aten.elu_backward.grad_input, e, 1, 1, 1, False, z, grad_input=e),
+    ),
+    "softplus": Activation(
+        # a threshold of 50: the default takes it for z from 20 on
+        lambda z, a: partial(aten.softplus.out, z, 1, 50, out=a),
+        lambda e, z, a: partial(aten.softplus_backward.grad_input, e, z, 1, 50, grad_input=e),
+    ),
+    "gelu": Activation(
+        lambda z, a: partial(aten.gelu.out, z, out=a),
+        lambda e, z, a: partial(aten.gelu_backward.grad_input, e, z, grad_input=e),
+    ),
+    "silu": Activation(
+        lambda z, a: partial(aten.silu.out, z, out=a),
+        lambda e, z, a: partial(aten.silu_backward.grad_input, e, z, grad_input=e),
+    ),
+    "softmax": Activation(
+        lambda z, a: partial(torch.softmax, z, 1, out=a),
+        lambda e, z, a: lambda: e.sub_((e * a).sum(dim=1, keepdim=True)).mul_(a),
+    ),
 }
-"""How to turn the error dL/da, (m, n_l), into dL/dz in place: times f'(z), or the Jacobian."""
 
 
 @dataclass
@@ -96,6 +127,89 @@ class Buffers:
         self.flat_y, self.flat_spare = self.y.view(-1), self.spare.view(-1)
 
 
+class Loss(NamedTuple):
+    """One loss.
+
+    Attributes:
+        total: (buffers, loss): writes the sum over the rows into ``loss``, ().
+        output_error: (buffers, one): writes delta^(L), after ``total``; ``one`` says whether each
+            row of y is known to sum to 1.
+        of_logits: whether it needs the last z, whose place a must not take.
+        activate: (z, a, spare): what writes the last a in the place of the activation's own way,
+            where the loss needs more than a.
+    """
+
+    total: Callable[[Buffers, Tensor], Any]
+    output_error: Callable[[Buffers, bool], Any]
+    of_logits: bool
+    activate: Turn | None = None
+
+
+def squared_total(made: Buffers, loss: Tensor) -> None:
+    """sum (a - y)^2 / 2; a - y stays in ``spare``."""
+    torch.sub(made.top.a, made.y, out=made.spare)
+    torch.dot(made.flat_spare, made.flat_spare, out=loss).mul_(0.5)
+
+
+def squared_error(made: Buffers, one: bool) -> None:
+    torch.div(made.spare, made.m, out=made.top.delta)
+    made.top.times_derivative()
+
+
+def binary_total(made: Buffers, loss: Tensor) -> None:
+    # reduction 2: the sum
+    loss.copy_(torch.binary_cross_entropy_with_logits(made.top.z, made.y, reduction=2))
+
+
+def binary_error(made: Buffers, one: bool) -> None:
+    torch.sub(made.top.a, made.y, out=made.top.delta).div_(made.m)
+
+
+def cross_entropy_total(made: Buffers, loss: Tensor) -> None:
+    """-sum y log a, with log a in ``spare``."""
+    torch.dot(made.flat_spare, made.flat_y, out=loss).neg_()
+
+
+def cross_entropy_error(made: Buffers, one: bool) -> None:
+    top, y, a = made.top, made.y, made.top.a
+    if not one:
+        a = torch.mul(a, y.sum(dim=1, keepdim=True), out=top.delta)
+    torch.sub(a, y, out=top.delta).div_(made.m)
+
+
+LOSSES = {
+    "half_squared_error": Loss(squared_total, squared_error, of_logits=False),
+    "binary_cross_entropy": Loss(binary_total, binary_error, of_logits=True),
+    "cross_entropy": Loss(
+        cross_entropy_total,
+        cross_entropy_error,
+        of_logits=True,
+        activate=lambda z, a, spare: lambda: torch.exp(torch.log_softmax(z, 1, out=spare), out=a),
+    ),
+}
+
+
+def sgd(o: SGD, p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int) -> None:
+    v.mul_(o.momentum).add_(g)
+    p.sub_(g.add_(v, alpha=o.momentum) if o.nesterov else v, alpha=o.learning_rate)
+
+
+def rmsprop(o: RMSProp, p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int) -> None:
+    v.mul_(o.decay).addcmul_(g, g, value=1 - o.decay)
+    p.addcdiv_(g, v.sqrt().add_(o.epsilon), value=-o.learning_rate)
+
+
+def adam(o: Adam, p: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int) -> None:
+    m.mul_(o.beta1).add_(g, alpha=1 - o.beta1)
+    v.mul_(o.beta2).addcmul_(g, g, value=1 - o.beta2)
+    root = (v / (1 - o.beta2**t)).sqrt_().add_(o.epsilon)
+    p.addcdiv_(m, root, value=-o.learning_rate / (1 - o.beta1**t))
+
+
+OPTIMIZERS: dict[str, Callable[..., None]] = {"SGD": sgd, "RMSProp": rmsprop, "Adam": adam}
+"""(optimizer, p, g, m, v, t): moves p, m and v in place; g is used up."""
+
+
 class ManualTorchModel(Model):
     """The parameters, which every step changes in place, and buffers for each batch size."""
 
@@ -105,6 +219,7 @@ class ManualTorchModel(Model):
         self._buffers: dict[tuple[int, bool], Buffers] = {}
         self.dtype = getattr(torch, backend.dtype)
         self._threads = torch.get_num_threads()
+        self.loss = LOSSES[network.loss]
         super().__init__(backend, network, parameters)
 
     def upload(self, array: Array) -> Tensor:
@@ -144,7 +259,7 @@ class ManualTorchModel(Model):
         if y is not None:
             made.y.copy_(y)
             loss = self._loss(made, l2, torch.empty((), dtype=x.dtype, device=x.device))
-            self._output_error(made, one=False)
+            self.loss.output_error(made, False)  # section 3.2, step 1
         else:
             top.delta.copy_(cotangent)
             top.times_derivative()
@@ -164,6 +279,7 @@ class ManualTorchModel(Model):
         )
 
     def start(self, optimizer: Optimizer) -> None:
+        self.move = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
         tensors = (*self.W, *self.b)
         self.m = [torch.zeros_like(p) for p in tensors]
         self.v = [torch.zeros_like(p) for p in tensors]
@@ -181,7 +297,7 @@ class ManualTorchModel(Model):
             for call in forward:
                 call()
             self._loss(made, optimizer.l2, loss)
-            self._output_error(made, one)
+            self.loss.output_error(made, one)
             self.t += 1
             for call in backward:
                 call()
@@ -202,16 +318,15 @@ class ManualTorchModel(Model):
         y, spare = torch.empty_like(z[-1]), torch.empty_like(z[-1])
         layers: list[Layer] = []
         for each, name in zip(z, self.network.activations, strict=True):
-            of_logits = each is z[-1] and self.network.loss != "half_squared_error"
-            kept = not in_place or name not in ("sigmoid", "tanh") or of_logits
-            a = torch.empty_like(each) if kept else each
+            f = ACTIVATIONS[name]
+            needed = each is z[-1] and self.loss.of_logits
+            a = each if in_place and f.in_place and not needed else torch.empty_like(each)
             delta = torch.empty_like(each)
-            functions = ACTIVATE[name](each, a), TIMES_DERIVATIVE[name](delta, each, a)
+            functions = f.activate(each, a), f.times_derivative(delta, each, a)
             below = layers[-1].a if layers else x
             layers.append(Layer(below, each, a, delta, delta.T, *functions))
-        if self.network.loss == "cross_entropy":  # needs the logarithm of a too, in ``spare``
-            top = layers[-1]
-            top.activate = lambda: torch.exp(torch.log_softmax(top.z, 1, out=spare), out=top.a)
+        if self.loss.activate is not None:
+            layers[-1].activate = self.loss.activate(layers[-1].z, layers[-1].a, spare)
         ones = torch.ones(m, **kind)
         made = Buffers(x, y, layers, spare, ones.sum(), ones)
         self._buffers[m, in_place] = made
@@ -233,33 +348,10 @@ class ManualTorchModel(Model):
         return calls
 
     def _loss(self, made: Buffers, l2: float, loss: Tensor) -> Tensor:
-        """Write the mean over the rows, with the l2 term, into ``loss``; a - y into ``spare`` where
-        the error is squared."""
-        if self.network.loss == "half_squared_error":
-            torch.sub(made.top.a, made.y, out=made.spare)
-            torch.dot(made.flat_spare, made.flat_spare, out=loss).mul_(0.5)
-        elif self.network.loss == "binary_cross_entropy":  # reduction 2: the sum
-            total = torch.binary_cross_entropy_with_logits(made.top.z, made.y, reduction=2)
-            loss.copy_(total)
-        else:
-            torch.dot(made.flat_spare, made.flat_y, out=loss).neg_()
+        """Write the mean over the rows, with the l2 term, into ``loss``."""
+        self.loss.total(made, loss)
         loss.div_(made.m)
         return loss.add_(0.5 * l2 * sum(W.square().sum() for W in self.W)) if l2 else loss
-
-    def _output_error(self, made: Buffers, one: bool) -> None:
-        """delta^(L) into its buffer, after ``_loss``. Source: section 3.2, step 1.
-
-        Args:
-            one: whether each row of y is known to sum to 1.
-        """
-        top, y, a = made.top, made.y, made.top.a
-        if self.network.loss == "half_squared_error":
-            torch.div(made.spare, made.m, out=top.delta)
-            top.times_derivative()
-            return
-        if self.network.loss == "cross_entropy" and not one:
-            a = torch.mul(a, y.sum(dim=1, keepdim=True), out=top.delta)
-        torch.sub(a, y, out=top.delta).div_(made.m)
 
     def _hidden_error(self, made: Buffers, index: int) -> list[Call]:
         """delta^(l-1) into its buffer, from layer l. Source: section 3.2, step 2."""
@@ -298,22 +390,7 @@ class ManualTorchModel(Model):
             db = torch.mv(layer.transposed, ones)
             moves.append((self.b[index], db, len(self.W) + index))
         for p, g, at in moves:
-            m, v = self.m[at], self.v[at]
-            match o:
-                case SGD():
-                    v.mul_(o.momentum).add_(g)
-                    step = g.add_(v, alpha=o.momentum) if o.nesterov else v
-                    p.sub_(step, alpha=o.learning_rate)
-                case RMSProp():
-                    v.mul_(o.decay).addcmul_(g, g, value=1 - o.decay)
-                    p.addcdiv_(g, v.sqrt().add_(o.epsilon), value=-o.learning_rate)
-                case Adam():
-                    m.mul_(o.beta1).add_(g, alpha=1 - o.beta1)
-                    v.mul_(o.beta2).addcmul_(g, g, value=1 - o.beta2)
-                    root = (v / (1 - o.beta2**self.t)).sqrt_().add_(o.epsilon)
-                    p.addcdiv_(m, root, value=-o.learning_rate / (1 - o.beta1**self.t))
-                case _:
-                    raise Unsupported(f"torch has no formula for {o}")
+            self.move(o, p, g, self.m[at], self.v[at], self.t)
 
 
 class TorchManualBackend(Backend):
@@ -334,4 +411,5 @@ class TorchManualBackend(Backend):
             )
 
     def model(self, network: MLP, parameters: Parameters) -> ManualTorchModel:
+        self.require(network, ACTIVATIONS, LOSSES)
         return ManualTorchModel(self, network, parameters)

@@ -8,18 +8,19 @@ that already lie on the device. Nothing here computes a gradient.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bpbench.errors import UsageError, unknown
+from bpbench.errors import Unsupported, UsageError, unknown
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer
 
 T = TypeVar("T")
+Formula = TypeVar("Formula")
 DeviceArray = Any
 """An array of the framework's own kind, on the backend's device and in its dtype."""
 
@@ -110,7 +111,33 @@ class Backend(ABC):
 
         Raises:
             UsageError: parameters of another network.
+            Unsupported: an activation or a loss that this backend has no formula for.
         """
+
+    def formula(self, kind: str, name: str, table: Mapping[str, Formula]) -> Formula:
+        """What a table of this backend's own formulas has under a name.
+
+        Args:
+            kind: of what the table has formulas, as the message says it: "loss".
+            name: of the one that is wanted.
+
+        Raises:
+            Unsupported: the table does not have it; the message names those that it has.
+        """
+        if name not in table:
+            raise Unsupported(
+                f"{self.name}:{self.mode} has no formula for {kind} {name!r}; "
+                f"it has: {', '.join(table)}"
+            )
+        return table[name]
+
+    def require(
+        self, network: MLP, activations: Mapping[str, Any], losses: Mapping[str, Any]
+    ) -> None:
+        """Raise Unsupported unless the tables have the network's activations and its loss."""
+        for name in network.activations:
+            self.formula("activation", name, activations)
+        self.formula("loss", network.loss, losses)
 
     def __repr__(self) -> str:
         return f"<backend {self.name}:{self.mode} on {self.device} in {self.dtype}>"
@@ -319,7 +346,11 @@ class Model(ABC):
 
     @abstractmethod
     def start(self, optimizer: Optimizer) -> None:
-        """Make the optimizer's state as it is before its first step."""
+        """Make the optimizer's state as it is before its first step.
+
+        Raises:
+            Unsupported: an optimizer that the backend has no formula for (``Backend.formula``).
+        """
 
     @abstractmethod
     def steps(

@@ -3,15 +3,18 @@
 Throughout, g is the gradient of the mean loss with ``l2 * W`` added to dW (biases are not
 decayed), every state starts at 0 and the step count t at 1. docs/conventions.md says which
 framework's own optimizer computes which of these formulas.
+
+``step`` is the formulas themselves, for backends that need them in a framework's own tensors.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
-from bpbench.errors import UsageError, unknown
+from bpbench.errors import Unsupported, UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,19 @@ class Optimizer:
                 )
             object.__setattr__(self, name, number)
 
+    @property
+    def name(self) -> str:
+        """What tables of formulas have it under."""
+        return type(self).__name__
+
     def describe(self) -> dict[str, Any]:
         """The fields as plain data, with the name; ``from_description`` makes it again."""
-        return {"name": type(self).__name__, **asdict(self)}
+        return {"name": self.name, **asdict(self)}
 
     def __str__(self) -> str:
         fields = {k: v for k, v in asdict(self).items() if v != type(self).__dict__.get(k, 0.0)}
         text = (f"{k}={v}" if isinstance(v, bool) else f"{k}={v:g}" for k, v in fields.items())
-        return f"{type(self).__name__}({', '.join(text)})"
+        return f"{self.name}({', '.join(text)})"
 
 
 @dataclass(frozen=True)
@@ -119,3 +127,87 @@ def from_description(description: dict[str, Any]) -> Optimizer:
     if name not in OPTIMIZERS:
         raise unknown("optimizer", name, OPTIMIZERS)
     return OPTIMIZERS[name](**fields)
+
+
+# ── The formulas, in whatever tensors they are given ───────────────────────────────────────────
+
+Tensor = Any
+Moments = tuple[Tensor, ...]
+Root = Callable[[Tensor], Tensor]
+Correction = Callable[[float], Tensor]
+
+
+def _sgd(
+    o: SGD, g: Tensor, moments: Moments, sqrt: Root, correction: Correction
+) -> tuple[Tensor, Moments]:
+    if not moments:
+        return o.learning_rate * g, ()
+    (v,) = moments
+    v = o.momentum * v + g
+    return o.learning_rate * (g + o.momentum * v if o.nesterov else v), (v,)
+
+
+def _rmsprop(
+    o: RMSProp, g: Tensor, moments: Moments, sqrt: Root, correction: Correction
+) -> tuple[Tensor, Moments]:
+    (v,) = moments
+    v = o.decay * v + (1 - o.decay) * g**2
+    return o.learning_rate * g / (sqrt(v) + o.epsilon), (v,)
+
+
+def _adam(
+    o: Adam, g: Tensor, moments: Moments, sqrt: Root, correction: Correction
+) -> tuple[Tensor, Moments]:
+    m, v = moments
+    m = o.beta1 * m + (1 - o.beta1) * g
+    v = o.beta2 * v + (1 - o.beta2) * g**2
+    m_hat, v_hat = m / correction(o.beta1), v / correction(o.beta2)
+    return o.learning_rate * m_hat / (sqrt(v_hat) + o.epsilon), (m, v)
+
+
+class Formula(NamedTuple):
+    """An optimizer's formula.
+
+    Attributes:
+        moments: how many tensors, each shaped like the parameter, it keeps of one parameter.
+        step: see ``step``.
+    """
+
+    moments: Callable[[Any], int]
+    step: Callable[..., tuple[Tensor, Moments]]
+
+
+FORMULAS = {
+    "SGD": Formula(lambda o: 1 if o.momentum else 0, _sgd),
+    "RMSProp": Formula(lambda o: 1, _rmsprop),
+    "Adam": Formula(lambda o: 2, _adam),
+}
+
+
+def step(
+    optimizer: Optimizer, g: Tensor, moments: Moments, sqrt: Root, correction: Correction
+) -> tuple[Tensor, Moments]:
+    """One step of one parameter, in the tensors of any framework.
+
+    Args:
+        g: its gradient, the l2 term included.
+        moments: what the step before returned: () or (v,) or (m, v), each shaped like g; before
+            the first step as many zeros as ``FORMULAS`` tells.
+        sqrt: the framework's square root.
+        correction: beta -> 1 - beta^t for the step count t, from 1, in the dtype of g; only Adam
+            asks for it. How it is computed without losing digits is for the framework to say.
+
+    Returns:
+        What is to be taken from the parameter, shaped like g, and the moments after the step.
+
+    Raises:
+        Unsupported: an optimizer that has no formula here.
+
+    Source: section 3.2, step 4, and the sources of the descriptions.
+    """
+    if optimizer.name not in FORMULAS:
+        raise Unsupported(
+            f"there is no formula for optimizer {optimizer.name!r}; "
+            f"there are those for: {', '.join(FORMULAS)}"
+        )
+    return FORMULAS[optimizer.name].step(optimizer, g, moments, sqrt, correction)

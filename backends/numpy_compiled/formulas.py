@@ -129,10 +129,12 @@ class Activation:
     Attributes:
         forward: of z: a, and what ``backward`` needs beside it, or None.
         backward: (error, a, kept): dL/dz of dL/da.
+        keeps: whether ``backward`` needs more than a.
     """
 
     forward: Callable[[Vector], tuple[Vector, Vector | None]]
     backward: Callable[[Vector, Vector, Vector], Vector]
+    keeps: bool = False
 
 
 def _elu(z: Vector) -> tuple[Vector, Vector]:
@@ -159,6 +161,11 @@ def _leaky_relu(z: Vector) -> tuple[Vector, None]:
     return z.where(z.above(0.0), z * LEAKY_RELU_SLOPE), None
 
 
+def _times_kept(error: Vector, a: Vector, kept: Vector) -> Vector:
+    """error * f'(z), kept from the forward pass."""
+    return error * kept
+
+
 ACTIVATIONS = {
     "identity": Activation(lambda z: (z, None), lambda error, a, kept: error),
     "sigmoid": Activation(
@@ -173,14 +180,9 @@ ACTIVATIONS = {
         _leaky_relu,
         lambda error, a, kept: error * a.like(a.operand(1.0)).where(a.above(0.0), LEAKY_RELU_SLOPE),
     ),
-    "elu": Activation(_elu, lambda error, a, kept: error * kept),
-    "softplus": Activation(
-        lambda z: (softplus(z), sigmoid(z)), lambda error, a, kept: error * kept
-    ),
-    "gelu": Activation(_gelu, lambda error, a, kept: error * kept),
-    "silu": Activation(_silu, lambda error, a, kept: error * kept),
+    "elu": Activation(_elu, _times_kept, keeps=True),
+    "softplus": Activation(lambda z: (softplus(z), sigmoid(z)), _times_kept, keeps=True),
+    "gelu": Activation(_gelu, _times_kept, keeps=True),
+    "silu": Activation(_silu, _times_kept, keeps=True),
 }
 """All but softmax, which mixes entries; the order gives each its number in a compiled step."""
-
-KEEPING = ("elu", "softplus", "gelu", "silu")
-"""Those whose derivative is not had from a alone."""

@@ -64,6 +64,7 @@ def activate(context: Any, code: Any, z: Any, kept: Any, count: Any) -> Any:
             with registers(builder, kind, count) as (start, mask):
                 place = builder.gep(z, [start])
                 a, slope = ACTIVATIONS[name].forward(load(builder, kind, place, mask))
+                assert (slope is not None) == ACTIVATIONS[name].keeps, name
                 store(builder, a, place, mask)
                 if slope is not None:
                     store(builder, slope, builder.gep(kept, [start]), mask)

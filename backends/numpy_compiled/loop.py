@@ -72,8 +72,9 @@ ONE, NUMBERS, PACKED = int(Room.ONE), int(Room.NUMBERS), int(Room.PACKED)
 SOFTMAX = len(ACTIVATIONS)
 """The number of the activation that ``activate`` does not know."""
 
-SQUARED, BINARY = 0, 1
-"""Numbers of losses; any other is the cross-entropy of a softmax."""
+SQUARED, BINARY, CROSS = 0, 1, 2
+LOSSES = {"half_squared_error": SQUARED, "binary_cross_entropy": BINARY, "cross_entropy": CROSS}
+"""The number of each loss that ``output_error`` has a formula for."""
 
 SCALED, ADAM = list(UPDATES).index("scaled"), list(UPDATES).index("Adam")
 """Numbers of updates; the first takes gradients times -learning_rate: plain gradient descent."""
@@ -175,7 +176,7 @@ def output_error(layers, places, room, m, loss, scale):
                 scale,
                 min(SUMMED_AT_ONCE, m * n - start),
             )
-    else:
+    elif loss == CROSS:
         sums, weights = at(room, places[TOTAL]), at(room, places[WEIGHT])
         for row in range(m):
             total += cross_entropy(
@@ -188,6 +189,8 @@ def output_error(layers, places, room, m, loss, scale):
                 n,
             )
         total += weighted_logarithms(sums, weights, m)
+    else:
+        total = np.nan
     return total
 
 

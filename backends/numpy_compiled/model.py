@@ -9,22 +9,24 @@ What each part pays is in docs/fast_numpy.md; benchmarks/numpy_fast_limits.py me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+from bpbench.backends import numpy_reference as reference
 from bpbench.backends.numpy_common.plan import CACHE_LINE, empty
-from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS, KEEPING
+from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS
 from bpbench.backends.numpy_compiled.kernels import UPDATES
-from bpbench.backends.numpy_compiled.loop import BINARY, SQUARED, Layer, Room, train
+from bpbench.backends.numpy_compiled.loop import LOSSES, SOFTMAX, Layer, Room, train
 from bpbench.backends.numpy_compiled.products import room
 from bpbench.backends.numpy_compiled.vectors import FLOATS, REGISTER_BYTES
-from bpbench.backends.numpy_reference import ReferenceModel
 from numba.extending import get_cython_function_address
 
 from bpbench.backend import Backend
 from bpbench.network import MLP, Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import SGD, Optimizer
 
 BLAS_FROM = 2**22 if REGISTER_BYTES == 64 else 2**21
 """Multiplications of a product (m * n_in * n_out) from which BLAS may take it. With two threads, it
@@ -37,10 +39,9 @@ INTERRUPTIBLE = 1e10
 MULTIPLICATIONS_OF_A_STEP = 1e4
 """What a step takes whatever its size, in multiplications."""
 
-LOSSES = {"half_squared_error": SQUARED, "binary_cross_entropy": BINARY, "cross_entropy": 2}
 UPDATE_CODES = {name: code for code, name in enumerate(UPDATES)}
 ONES = {dtype: np.ones(1, dtype) for dtype in ("float32", "float64")}
-CODES = {name: code for code, name in enumerate([*ACTIVATIONS, "softmax"])}
+CODES = {name: code for code, name in enumerate(ACTIVATIONS)} | {"softmax": SOFTMAX}
 
 BATCH_SIZES = 2
 """For so many batch sizes the room is kept: the usual one and that of a last, short batch."""
@@ -106,7 +107,7 @@ class Workspace:
             fits = layer + 1 < network.layers and n_out <= network.sizes[layer + 2]
             self.layers[layer] = (
                 n_in, n_out, CODES[name], *parameters[layer], a[layer],
-                take(m * n_out) if name in KEEPING else a[layer],
+                take(m * n_out) if name != "softmax" and ACTIVATIONS[name].keeps else a[layer],
                 a[layer + 1] if fits else take(m * n_out), large[layer],
             )  # fmt: skip
         entries = [n_in * n_out for n_in, n_out in shapes]
@@ -136,22 +137,26 @@ def by_blas(m: int, n_in: int, n_out: int) -> bool:
     return REGISTER_BYTES < 64 or blas_threads() > 1
 
 
-def settings_of(optimizer: Optimizer, m: int) -> tuple[str, list[float]]:
-    """The name of an optimizer's update, and the numbers that the compiled step takes."""
-    rate, l2 = optimizer.learning_rate, optimizer.l2
-    match optimizer:
-        case SGD(momentum=0):
-            return "scaled", [rate, l2, 0, 0, 0, -rate / m, rate * l2]
-        case SGD(momentum=momentum, nesterov=nesterov):
-            return "nesterov" if nesterov else "momentum", [rate, l2, momentum, 0, 0, 1 / m, l2]
-        case RMSProp(decay=decay, epsilon=epsilon):
-            return "RMSProp", [rate, l2, 0, decay, epsilon, 1 / m, l2]
-        case Adam(beta1=beta1, beta2=beta2, epsilon=epsilon):
-            return "Adam", [rate, l2, beta1, beta2, epsilon, 1 / m, l2]
-    raise NotImplementedError(f"numpy has no formula for {optimizer}")
+def _sgd(o: SGD, m: int) -> tuple[str, list[float]]:
+    rate, l2 = o.learning_rate, o.l2
+    if not o.momentum:
+        return "scaled", [rate, l2, 0, 0, 0, -rate / m, rate * l2]
+    return "nesterov" if o.nesterov else "momentum", [rate, l2, o.momentum, 0, 0, 1 / m, l2]
 
 
-class CompiledModel(ReferenceModel):
+OPTIMIZERS: dict[str, Callable[[Any, int], tuple[str, list[float]]]] = {
+    "SGD": _sgd,
+    "RMSProp": lambda o, m: (
+        "RMSProp", [o.learning_rate, o.l2, 0, o.decay, o.epsilon, 1 / m, o.l2],
+    ),
+    "Adam": lambda o, m: (
+        "Adam", [o.learning_rate, o.l2, o.beta1, o.beta2, o.epsilon, 1 / m, o.l2],
+    ),
+}  # fmt: skip
+"""(optimizer, m): the name of the update, and the numbers that the compiled step takes."""
+
+
+class CompiledModel(reference.ReferenceModel):
     """The reference, but for training: all parameters in one array, W transposed."""
 
     def __init__(self, backend: Backend, network: MLP, parameters: Parameters) -> None:
@@ -188,7 +193,8 @@ class CompiledModel(ReferenceModel):
 
     def start(self, optimizer: Optimizer) -> None:
         self.t = 0
-        name, _ = settings_of(optimizer, 1)
+        self.settings = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
+        name, _ = self.settings(optimizer, 1)
         count = {"scaled": 0, "Adam": 2}.get(name, 1)
         if len(self.state) != count:
             self.state = [empty(self.P.size, self.backend.dtype) for _ in range(count)]
@@ -197,7 +203,7 @@ class CompiledModel(ReferenceModel):
 
     def steps(self, x: Array, y: Array, order: Array, optimizer: Optimizer) -> Array:
         m = order.shape[1]
-        name, settings = settings_of(optimizer, m)
+        name, settings = self.settings(optimizer, m)
         space = self._space(m, plain=name == "scaled")
         losses = np.empty(len(order), self.backend.dtype)
         work = m * sum(3 * n_in * n_out for n_in, n_out in pairwise(self.network.sizes))
@@ -237,4 +243,6 @@ class NumPyCompiledBackend(Backend):
     modes = ("compiled",)
 
     def model(self, network: MLP, parameters: Parameters) -> CompiledModel:
+        self.require(network, CODES, LOSSES)
+        self.require(network, reference.ACTIVATIONS, reference.LOSSES)
         return CompiledModel(self, network, parameters)

@@ -18,7 +18,7 @@ import numpy as np
 from bpbench.backends.numpy_common.plan import Written, empty
 from bpbench.backends.numpy_fast.kernels import ACTIVATIONS, LOSSES, STEP_SLOTS
 from bpbench.backends.numpy_fast.passes import LayerArrays, Layout, Pass
-from bpbench.backends.numpy_fast.updates import Update
+from bpbench.backends.numpy_fast.updates import OPTIMIZERS, Update
 
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.network import MLP, Array, Parameters
@@ -248,7 +248,8 @@ class FastModel(Model):
 
     def start(self, optimizer: Optimizer) -> None:
         if self.update is None or self.update.optimizer != optimizer:
-            self.update = Update(optimizer, self.layout.size, self.backend.dtype)
+            formula = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
+            self.update = Update(optimizer, formula, self.layout.size, self.backend.dtype)
             self.trainers.clear()
             whole = self.P.nbytes <= ONE_UPDATE_BYTES
             self.G = empty(self.layout.size if whole else self.layout.largest, self.P.dtype)
@@ -283,4 +284,5 @@ class NumPyFastBackend(Backend):
     modes = ("fast",)
 
     def model(self, network: MLP, parameters: Parameters) -> FastModel:
+        self.require(network, ACTIVATIONS, LOSSES)
         return FastModel(self, network, parameters)

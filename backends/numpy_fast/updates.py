@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from bpbench.backends.numpy_common.plan import Plan, blocks, empty
 
 from bpbench.network import Array
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+
+
+@dataclass(frozen=True)
+class Formula:
+    """How one optimizer is planned.
+
+    Attributes:
+        moments: (optimizer): how many arrays of state it keeps.
+        plan: (plan, update, P, G, *state): adds the step of P, (n,), by its gradient G, (n,).
+        factors: (optimizer, t): for a step that divides by a root, its rate and epsilon; None
+            where no number differs from step to step.
+    """
+
+    moments: Callable[[Any], int]
+    plan: Callable[..., None]
+    factors: Callable[[Any, int], tuple[float, float]] | None = None
 
 
 class Update:
@@ -16,15 +36,12 @@ class Update:
     the smallest array of a step, as ``scale``; Adam's and RMSProp's (1 - beta) to two numbers.
     """
 
-    def __init__(self, optimizer: Optimizer, size: int, dtype: str) -> None:
-        self.optimizer = optimizer
-        count = {"SGD": 1 if getattr(optimizer, "momentum", 0) else 0, "RMSProp": 1, "Adam": 2}
-        if type(optimizer).__name__ not in count:
-            raise NotImplementedError(f"numpy has no formula for {optimizer}")
-        self.state = [empty(size, dtype) for _ in range(count[type(optimizer).__name__])]
-        self.scale = optimizer.learning_rate if isinstance(optimizer, SGD) else 1.0
-        self.changes = not isinstance(optimizer, SGD)
+    def __init__(self, optimizer: Optimizer, formula: Formula, size: int, dtype: str) -> None:
+        self.optimizer, self.formula = optimizer, formula
+        self.state = [empty(size, dtype) for _ in range(formula.moments(optimizer))]
+        self.changes = formula.factors is not None
         """Whether a step needs ``advance`` before it."""
+        self.scale = 1.0 if self.changes else optimizer.learning_rate
         self.reset()
         self.rate = np.zeros((), dtype)
         self.epsilon = np.zeros((), dtype)
@@ -36,64 +53,82 @@ class Update:
             array.fill(0)
 
     def advance(self) -> None:
-        """Go to the next step: Adam's and RMSProp's factors, which are a number each.
-
-        With v' = v / (1 - beta2) and m' = m / (1 - beta1), which need no product with (1 - beta),
-        m^ / (sqrt(v^) + epsilon) = (1 - beta1) / (1 - beta1^t) / k * m' / (sqrt(v') + epsilon / k)
-        where k = sqrt((1 - beta2) / (1 - beta2^t)).
-        """
+        """Go to the next step: Adam's and RMSProp's factors, which are a number each."""
         self.t += 1
-        match self.optimizer:
-            case RMSProp(learning_rate=rate, epsilon=epsilon, decay=decay):
-                k = (1 - decay) ** 0.5
-            case Adam(learning_rate=rate, epsilon=epsilon, beta1=beta1, beta2=beta2):
-                k = ((1 - beta2) / (1 - beta2**self.t)) ** 0.5
-                rate *= (1 - beta1) / (1 - beta1**self.t)
-            case _:
-                return
-        self.rate[()] = rate / k
-        self.epsilon[()] = epsilon / k
+        assert self.formula.factors is not None
+        self.rate[()], self.epsilon[()] = self.formula.factors(self.optimizer, self.t)
 
     def plan(self, plan: Plan, part: slice, P: Array, G: Array) -> None:
         """Add the step of one part: P, (n,), the parameters, and G, (n,), their gradient."""
         state = [array[part] for array in self.state]
         for cut in blocks(P):
-            self._plan(plan, P[cut], G[cut], *(array[cut] for array in state))
+            self.formula.plan(plan, self, P[cut], G[cut], *(array[cut] for array in state))
 
-    def _plan(self, plan: Plan, P: Array, G: Array, *state: Array) -> None:
-        match self.optimizer:
-            case SGD(momentum=0):
-                plan.call(np.subtract, P, G, P)
-            case SGD(momentum=momentum, nesterov=nesterov):
-                (v,) = state
-                plan.call(np.multiply, v, plan.constant(momentum), v)
-                plan.call(np.add, v, G, v)
-                if nesterov:
-                    plan.call(np.subtract, P, G, P)
-                    plan.call(np.multiply, v, plan.constant(momentum), G)
-                    plan.call(np.subtract, P, G, P)
-                else:
-                    plan.call(np.subtract, P, v, P)
-            case RMSProp(decay=decay):
-                (v,) = state
-                root = plan.scratch(G)
-                plan.call(np.multiply, v, plan.constant(decay), v)
-                plan.call(np.multiply, G, G, root)
-                plan.call(np.add, v, root, v)
-                self._divided(plan, P, G, v, root)
-            case Adam(beta1=beta1, beta2=beta2):
-                m, v = state
-                plan.call(np.multiply, m, plan.constant(beta1), m)
-                plan.call(np.add, m, G, m)
-                plan.call(np.multiply, G, G, G)
-                plan.call(np.multiply, v, plan.constant(beta2), v)
-                plan.call(np.add, v, G, v)
-                self._divided(plan, P, m, v, G)
-
-    def _divided(self, plan: Plan, P: Array, above: Array, v: Array, root: Array) -> None:
+    def divided(self, plan: Plan, P: Array, above: Array, v: Array, root: Array) -> None:
         """P -= rate * above / (sqrt(v) + epsilon)."""
         plan.call(np.sqrt, v, root)
         plan.call(np.add, root, self.epsilon, root)
         plan.call(np.divide, above, root, root)
         plan.call(np.multiply, root, self.rate, root)
         plan.call(np.subtract, P, root, P)
+
+
+def _sgd(plan: Plan, update: Update, P: Array, G: Array, *state: Array) -> None:
+    """G comes times the learning rate."""
+    o = update.optimizer
+    assert isinstance(o, SGD)
+    if not state:
+        plan.call(np.subtract, P, G, P)
+        return
+    (v,) = state
+    plan.call(np.multiply, v, plan.constant(o.momentum), v)
+    plan.call(np.add, v, G, v)
+    if o.nesterov:
+        plan.call(np.subtract, P, G, P)
+        plan.call(np.multiply, v, plan.constant(o.momentum), G)
+        plan.call(np.subtract, P, G, P)
+    else:
+        plan.call(np.subtract, P, v, P)
+
+
+def _rmsprop(plan: Plan, update: Update, P: Array, G: Array, v: Array) -> None:
+    o = update.optimizer
+    assert isinstance(o, RMSProp)
+    root = plan.scratch(G)
+    plan.call(np.multiply, v, plan.constant(o.decay), v)
+    plan.call(np.multiply, G, G, root)
+    plan.call(np.add, v, root, v)
+    update.divided(plan, P, G, v, root)
+
+
+def _rmsprop_factors(o: RMSProp, t: int) -> tuple[float, float]:
+    """With v' = v / (1 - decay), as for Adam."""
+    k = (1 - o.decay) ** 0.5
+    return o.learning_rate / k, o.epsilon / k
+
+
+def _adam(plan: Plan, update: Update, P: Array, G: Array, m: Array, v: Array) -> None:
+    o = update.optimizer
+    assert isinstance(o, Adam)
+    plan.call(np.multiply, m, plan.constant(o.beta1), m)
+    plan.call(np.add, m, G, m)
+    plan.call(np.multiply, G, G, G)
+    plan.call(np.multiply, v, plan.constant(o.beta2), v)
+    plan.call(np.add, v, G, v)
+    update.divided(plan, P, m, v, G)
+
+
+def _adam_factors(o: Adam, t: int) -> tuple[float, float]:
+    """With v' = v / (1 - beta2) and m' = m / (1 - beta1), which need no product with (1 - beta),
+    m^ / (sqrt(v^) + epsilon) = (1 - beta1) / (1 - beta1^t) / k * m' / (sqrt(v') + epsilon / k)
+    where k = sqrt((1 - beta2) / (1 - beta2^t)).
+    """
+    k = ((1 - o.beta2) / (1 - o.beta2**t)) ** 0.5
+    return o.learning_rate * ((1 - o.beta1) / (1 - o.beta1**t)) / k, o.epsilon / k
+
+
+OPTIMIZERS = {
+    "SGD": Formula(lambda o: 1 if o.momentum else 0, _sgd),
+    "RMSProp": Formula(lambda o: 1, _rmsprop, _rmsprop_factors),
+    "Adam": Formula(lambda o: 2, _adam, _adam_factors),
+}
