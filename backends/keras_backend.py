@@ -1,32 +1,28 @@
 """Backpropagation by Keras: its Dense layers, activations and optimizers, trained by its ``fit``.
 
-Modes are Keras's engines: jax, tensorflow, torch. A process has one of them, chosen before its
-first ``import keras``: so Keras is imported when a backend is made, not with this module, and the
-two classes that derive from Keras's are made inside functions.
+Modes are Keras's engines (keras_engines.py). A process has one of them, so Keras is imported when a
+backend is made, not with this module, and the two classes that derive from Keras's are made inside
+functions.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from bpbench.backends.keras_engines import ENGINES, STEPS_PER_FIT, import_keras, running_engine
 
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
-from bpbench.errors import MissingBackend, Unsupported, UsageError
+from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import FORMULAS, SGD, Optimizer, step
 
 Tensor = Any
-STEPS_PER_FIT = 4096
-"""The length of the buffer of losses; a longer order is trained by several calls of ``fit``."""
 
 
 @cache
@@ -89,6 +85,21 @@ def forward(
     return z, a[1:]
 
 
+@cache
+def losses() -> dict[str, Any]:
+    """(z, y, f): the summed loss of the last layer's z, whose activation is f."""
+    from keras import ops
+
+    return {
+        "half_squared_error": lambda z, y, f: 0.5 * ops.sum(ops.square(f(z) - y)),
+        "binary_cross_entropy": lambda z, y, f: ops.sum(
+            ops.binary_crossentropy(y, z, from_logits=True)
+        ),
+        # ops.categorical_crossentropy's gradient takes the sum of y for exactly 1 on tensorflow
+        "cross_entropy": lambda z, y, f: -ops.sum(y * ops.log_softmax(z)),
+    }
+
+
 def mean_loss(network: MLP, functions: Any, layers: Any, z: Tensor, y: Tensor, l2: float) -> Tensor:
     """The mean over the rows of the loss of the last layer's z, plus the l2 term.
 
@@ -96,13 +107,7 @@ def mean_loss(network: MLP, functions: Any, layers: Any, z: Tensor, y: Tensor, l
     """
     from keras import ops
 
-    if network.loss == "half_squared_error":
-        loss = 0.5 * ops.sum(ops.square(functions[network.output](z) - y))
-    elif network.loss == "binary_cross_entropy":
-        loss = ops.sum(ops.binary_crossentropy(y, z, from_logits=True))
-    else:
-        # ops.categorical_crossentropy's gradient takes the sum of y for exactly 1 on tensorflow
-        loss = -ops.sum(y * ops.log_softmax(z))
+    loss = losses()[network.loss](z, y, functions[network.output])
     loss = loss / ops.cast(ops.shape(y)[0], y.dtype)
     return loss + l2_term(layers, l2) if l2 else loss
 
@@ -117,22 +122,21 @@ def l2_term(layers: Any, l2: Any) -> Tensor:
 # ── Training by Keras's fit ────────────────────────────────────────────────────────────────────
 
 
-def keras_optimizer(optimizer: Optimizer) -> Any:
-    """Keras's SGD, or the description's formula where Keras's own optimizer has another.
-
-    Keras's RMSProp and Adam put epsilon elsewhere: up to 4e-2 and 1e-2 apart after 100 steps.
-    """
+def _keras_sgd(o: SGD) -> Any:
+    """Keras's own, whose velocity is -learning_rate times ours."""
     from keras import optimizers
 
-    match optimizer:
-        case SGD():
-            # the velocity is -learning_rate times ours; np.float64, because a plain float becomes
-            # float32 on tensorflow (2e-8 off)
-            momentum = np.float64(optimizer.momentum)
-            return optimizers.SGD(optimizer.learning_rate, momentum, optimizer.nesterov)
-        case RMSProp() | Adam():
-            return _formula_class()(optimizer)
-    raise Unsupported(f"keras has no formula for {optimizer}")
+    # np.float64, because a plain float becomes float32 on tensorflow (2e-8 off)
+    return optimizers.SGD(o.learning_rate, np.float64(o.momentum), o.nesterov)
+
+
+def _formula(optimizer: Optimizer) -> Any:
+    """The description's formula, because Keras's RMSProp and Adam put epsilon elsewhere: up to 4e-2
+    and 1e-2 apart after 100 steps."""
+    return _formula_class()(optimizer)
+
+
+OPTIMIZERS = {"SGD": _keras_sgd, "RMSProp": _formula, "Adam": _formula}
 
 
 @cache
@@ -140,34 +144,32 @@ def _formula_class() -> Any:
     from keras import ops, optimizers
 
     class Formula(optimizers.Optimizer):  # type: ignore[misc]
-        """RMSProp and Adam as stated, in Keras's tensors."""
+        """A formula of bpbench.optimizers in Keras's tensors, times Keras's learning rate."""
 
-        def __init__(self, formula: RMSProp | Adam) -> None:
-            super().__init__(learning_rate=formula.learning_rate)
-            self.formula = formula
+        def __init__(self, optimizer: Optimizer) -> None:
+            super().__init__(learning_rate=optimizer.learning_rate)
+            self.formula = replace(optimizer, learning_rate=1.0)
 
         def build(self, variables: list[Any]) -> None:
             super().build(variables)
-            self.v = self.add_optimizer_variables(variables, "v")
-            if isinstance(self.formula, Adam):
-                self.m = self.add_optimizer_variables(variables, "m")
+            count = FORMULAS[self.formula.name].moments(self.formula)
+            self.moments = [
+                self.add_optimizer_variables(variables, f"moment_{k}") for k in range(count)
+            ]
 
         def update_step(self, gradient: Tensor, variable: Any, learning_rate: Any) -> None:
-            o, g, at = self.formula, gradient, self._get_variable_index(variable)
-            v = self.v[at]
-            match o:
-                case RMSProp():
-                    self.assign(v, o.decay * v + (1 - o.decay) * g**2)
-                    step = g / (ops.sqrt(v) + o.epsilon)
-                case Adam():
-                    m, t = self.m[at], ops.cast(self.iterations + 1, variable.dtype)
-                    self.assign(m, o.beta1 * m + (1 - o.beta1) * g)
-                    self.assign(v, o.beta2 * v + (1 - o.beta2) * g**2)
-                    m_hat, v_hat = m / one_minus_power(o.beta1, t), v / one_minus_power(o.beta2, t)
-                    step = m_hat / (ops.sqrt(v_hat) + o.epsilon)
-            self.assign_sub(variable, learning_rate * step)
+            at = self._get_variable_index(variable)
+            t = ops.cast(self.iterations + 1, variable.dtype)
+            kept = [moment[at] for moment in self.moments]
+            values = tuple(moment.value for moment in kept)
+            update, new = step(
+                self.formula, gradient, values, ops.sqrt, partial(one_minus_power, t)
+            )
+            for moment, value in zip(kept, new, strict=True):
+                self.assign(moment, value)
+            self.assign_sub(variable, learning_rate * update)
 
-    def one_minus_power(beta: float, t: Tensor) -> Tensor:
+    def one_minus_power(t: Tensor, beta: float) -> Tensor:
         # 1 - beta^t by expm1: the difference itself is 5e-5 off in float32 for .999 and t = 1
         return -ops.expm1(math.log(beta) * t) if beta else ops.ones_like(t)
 
@@ -221,100 +223,6 @@ def _trainer_class() -> Any:
             return ops.copy(self.step_losses[: len(order)])
 
     return Trainer
-
-
-# ── What Keras leaves to its engines ───────────────────────────────────────────────────────────
-
-
-class Engine:
-    """A framework below Keras.
-
-    ``gradient`` makes of an objective(taps, x, ...) -> (loss, more) the function of the same
-    arguments that returns (loss, more), (derivatives by the variables, by taps, by x).
-    """
-
-    steps_per_execution = STEPS_PER_FIT
-
-    def __init__(self, framework: Any) -> None:
-        self.framework = framework
-
-    def fit_arguments(self, order: Array) -> dict[str, Any]:
-        return {"x": order.reshape(-1), "batch_size": order.shape[1]}
-
-    def function(self, function: Any, variables: list[Any]) -> Any:
-        """A function that uses the variables, compiled where that needs to be asked for."""
-        return function
-
-
-class JaxEngine(Engine):
-    def sees_gpu(self) -> bool:
-        return any(device.platform == "gpu" for device in self.framework.devices())
-
-    def synchronize(self, variables: list[Any]) -> None:
-        self.framework.block_until_ready([variable.value for variable in variables])
-
-    def function(
-        self, function: Any, variables: list[Any], transformed: Any = lambda stateless: stateless
-    ) -> Any:
-        import keras
-
-        def stateless(values: Any, *arguments: Any) -> Any:
-            mapping = list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping):
-                return function(*arguments)
-
-        compiled = self.framework.jit(transformed(stateless))
-        return lambda *arguments: compiled([v.value for v in variables], *arguments)
-
-    def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        by_all = partial(self.framework.value_and_grad, argnums=(0, 1, 2), has_aux=True)
-        return self.function(objective, variables, by_all)
-
-
-class TensorFlowEngine(Engine):
-    def sees_gpu(self) -> bool:
-        return bool(self.framework.config.list_physical_devices("GPU"))
-
-    def synchronize(self, variables: list[Any]) -> None:
-        self.framework.test.experimental.sync_devices()
-
-    def fit_arguments(self, order: Array) -> dict[str, Any]:
-        # what fit makes of an array takes 35 ms more in every call
-        return {"x": self.framework.data.Dataset.from_tensor_slices(order)}
-
-    def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
-            with self.framework.GradientTape() as tape:
-                tape.watch((taps, x))
-                loss, more = objective(taps, x, *given)
-            values = [variable.value for variable in variables]
-            return (loss, more), tape.gradient(loss, (values, taps, x))
-
-        return differentiate
-
-
-class TorchEngine(Engine):
-    steps_per_execution = 1  # Keras takes no other on torch
-
-    def sees_gpu(self) -> bool:
-        return self.framework.cuda.is_available()
-
-    def synchronize(self, variables: list[Any]) -> None:
-        if variables[0].value.is_cuda:
-            self.framework.cuda.synchronize()
-
-    def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
-            x, *taps = (tensor.detach().requires_grad_() for tensor in (x, *taps))
-            loss, more = objective(taps, x, *given)
-            values = [variable.value for variable in variables]
-            found = self.framework.autograd.grad(loss, [*values, *taps, x])
-            return (loss, more), (found[: len(values)], found[len(values) : -1], found[-1])
-
-        return differentiate
-
-
-ENGINES: dict[str, Any] = {"jax": JaxEngine, "tensorflow": TensorFlowEngine, "torch": TorchEngine}
 
 
 # ── The model and the backend ──────────────────────────────────────────────────────────────────
@@ -389,7 +297,8 @@ class KerasModel(Model):
         with self.backend.scope():
             if self._trainer_of != optimizer:
                 self._trainer, self._trainer_of = None, optimizer
-                self.keras_optimizer = keras_optimizer(optimizer)
+                make = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
+                self.keras_optimizer = make(optimizer)
                 # layer by layer, as Trainer has them
                 self.keras_optimizer.build([v for layer in self.layers for v in layer.variables])
             for state in self.keras_optimizer.variables:
@@ -427,7 +336,10 @@ class KerasModel(Model):
 
 
 class KerasBackend(Backend):
-    """Keras; float64 on jax switches on x64 for the whole process."""
+    """Keras; float64 on jax switches on x64 for the whole process.
+
+    Without a mode it takes the engine that Keras runs on in this process already.
+    """
 
     name = "keras"
     modes = ("jax", "tensorflow", "torch")
@@ -436,7 +348,8 @@ class KerasBackend(Backend):
     def __init__(
         self, mode: str | None = None, device: str = "cpu", dtype: str = "float32"
     ) -> None:
-        super().__init__(mode, device, dtype)
+        running = running_engine()
+        super().__init__(running if mode is None and running in self.modes else mode, device, dtype)
         if (self.mode, dtype) == ("torch", "float64"):
             raise Unsupported(
                 "keras:torch computes in float32 even where all is float64: keras.ops.matmul, and "
@@ -467,30 +380,5 @@ class KerasBackend(Backend):
             config.set_floatx(before)
 
     def model(self, network: MLP, parameters: Parameters) -> KerasModel:
+        self.require(network, activations(self.mode, self.dtype), losses())
         return KerasModel(self, network, parameters)
-
-
-def import_keras(engine: str) -> tuple[Any, Any]:
-    """Keras on one of its engines, which it keeps as long as the process lives, and that engine.
-
-    Raises:
-        MissingBackend: the engine's own package is not installed.
-        UsageError: Keras has been imported with another engine.
-    """
-    if importlib.util.find_spec(engine) is None:
-        raise MissingBackend(
-            f"keras:{engine} needs the package {engine!r}; "
-            f"install it with: pip install 'bpbench[{engine}]'"
-        )
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = engine
-    import keras
-
-    running = keras.config.backend()
-    if running != engine:
-        raise UsageError(
-            f"keras:{engine}: Keras already runs on {running!r} in this process, and a process "
-            f"has one engine only; use keras:{running}, or start another process for "
-            f"keras:{engine}, as the command line does"
-        )
-    return keras, importlib.import_module(engine)

@@ -17,7 +17,16 @@ import pytest
 from bpbench.backends import keras_backend
 
 import bpbench
-from bpbench import MLP, SGD, Adam, MissingBackend, RMSProp, Unsupported, UsageError
+from bpbench import (
+    MLP,
+    SGD,
+    Adam,
+    MissingBackend,
+    RMSProp,
+    Unsupported,
+    UsageError,
+    initial_parameters,
+)
 
 ENGINE = os.environ.get("BPBENCH_TEST_KERAS_ENGINE", "jax")
 OTHERS = ("tensorflow", "torch") if ENGINE == "jax" else ()
@@ -227,6 +236,45 @@ def test_a_second_engine_in_one_process_is_an_error_that_names_the_remedy(backen
     other = "torch" if ENGINE == "tensorflow" else "tensorflow"
     with pytest.raises(UsageError, match=rf"already runs on '{ENGINE}'.*another process"):
         bpbench.get_backend("keras", other)
+
+
+def test_what_keras_has_no_formula_for_is_refused(backend):
+    network = MLP((3, 4, 2), output="identity")
+    given = initial_parameters(network)
+    other = MLP((3, 4, 2), output="identity")
+    object.__setattr__(other, "loss", "absolute_error")
+    with pytest.raises(Unsupported, match=f"keras:{ENGINE} has no formula for loss 'absolute_err"):
+        backend.model(other, given)
+    object.__setattr__(network, "hidden", "cubic")
+    with pytest.raises(Unsupported, match=f"keras:{ENGINE} has no formula for activation 'cubic'"):
+        backend.model(network, given)
+
+
+def test_without_a_mode_it_takes_the_engine_that_runs_already():
+    done = subprocess.run(
+        [sys.executable, "-c",
+         f"import bpbench, keras; assert keras.config.backend() == {ENGINE!r}\n"
+         "print(bpbench.get_backend('keras'))\n"
+         f"other = {'jax' if ENGINE == 'torch' else 'torch'!r}\n"
+         "try: bpbench.get_backend('keras', other)\n"
+         "except bpbench.UsageError as error: print(error)"],
+        capture_output=True, text=True, env={**os.environ, "KERAS_BACKEND": ENGINE},
+    )  # fmt: skip
+    assert f"<backend keras:{ENGINE} on cpu in float32>" in done.stdout, done.stderr
+    assert f"Keras already runs on '{ENGINE}'" in done.stdout
+
+
+def test_tensorflow_starts_keras_and_the_backend_takes_it():
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("tensorflow is not installed")
+    done = subprocess.run(
+        [sys.executable, "-c",
+         "import bpbench; bpbench.get_backend('tensorflow'); import keras\n"
+         "print(bpbench.get_backend('keras'))"],
+        capture_output=True, text=True,
+        env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
+    )  # fmt: skip
+    assert "<backend keras:tensorflow on cpu in float32>" in done.stdout, done.stderr
 
 
 def test_float64_on_torch_is_unsupported_because_keras_computes_in_float32():
