@@ -31,7 +31,7 @@ class Entry:
         package: the module that must be importable.
         distributions: under which names the package index knows it, the likeliest first.
         extra: bpbench's extra that installs it; None where it always is.
-        mode_extras: mode -> the extra that installs what this mode alone needs.
+        mode_packages: mode -> the package that this mode alone needs; its extra is named like it.
     """
 
     targets: Mapping[str, str]
@@ -39,7 +39,7 @@ class Entry:
     distributions: tuple[str, ...]
     extra: str | None = None
     devices: tuple[str, ...] = ("cpu",)
-    mode_extras: Mapping[str, str] = field(default_factory=dict)
+    mode_packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def _modes(target: str, *modes: str) -> dict[str, str]:
@@ -51,7 +51,7 @@ BUILT_IN: Mapping[str, Entry] = {
         _modes("bpbench.backends.numpy_reference:NumPyBackend", "reference")
         | _modes("bpbench.backends.numpy_fast.model:NumPyFastBackend", "fast")
         | _modes("bpbench.backends.numpy_compiled.model:NumPyCompiledBackend", "compiled"),
-        "numpy", ("numpy",), mode_extras={"compiled": "numba"},
+        "numpy", ("numpy",), mode_packages={"compiled": "numba"},
     ),
     "torch": Entry(
         _modes("bpbench.backends.torch_backend:TorchBackend", "eager", "compiled", "unrolled")
@@ -173,8 +173,10 @@ def _built_in(name: str, entry: Entry, mode: str | None) -> type[Backend]:
     try:
         return getattr(importlib.import_module(module), kind)  # type: ignore[no-any-return]
     except ImportError as error:
+        # what cannot be imported may be a part of it that nobody has heard of
+        package = entry.mode_packages.get(mode) or error.name or entry.package
         raise MissingBackend(
-            f"{name} needs the package {error.name or entry.package!r}, which cannot be imported "
+            f"{name} needs the package {package!r}, which cannot be imported "
             f"({error}); install it with: {_remedy(entry, mode)}"
         ) from error
 
@@ -186,7 +188,7 @@ def _missing(name: str, entry: Entry) -> str | None:
 
 
 def _remedy(entry: Entry, mode: str | None = None) -> str:
-    extra = entry.mode_extras.get(mode or "", entry.extra)
+    extra = entry.mode_packages.get(mode or "", entry.extra)
     return f"pip install 'bpbench[{extra}]'" if extra else f"pip install {entry.package}"
 
 
