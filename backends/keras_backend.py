@@ -136,7 +136,7 @@ def _formula(optimizer: Optimizer) -> Any:
     return _formula_class()(optimizer)
 
 
-OPTIMIZERS = {"SGD": _keras_sgd, "RMSProp": _formula, "Adam": _formula}
+OPTIMIZERS: dict[str, Any] = {"SGD": _keras_sgd, "RMSProp": _formula, "Adam": _formula}
 
 
 @cache

@@ -332,8 +332,8 @@ def _step(
         return batch_loss(network, W, b, x[rows], y[rows], optimizer.l2)
 
     (dW, db), loss = torch.func.grad_and_value(objective, argnums=(0, 1))(W, b)
-    t, moments = state
-    t = None if t is None else t + 1
+    before, moments = state
+    t: Any = None if before is None else before + 1
 
     def correction(beta: float) -> Tensor:
         return (1 - beta**t).to(x.dtype)
