@@ -1,6 +1,6 @@
 """How do I hold gradients and backends to the truth in my own tests? Assertions for pytest.
 
-This module is also bpbench's pytest plug-in: it imports no framework, and NumPy only when asked.
+It imports no framework.
 """
 
 from __future__ import annotations

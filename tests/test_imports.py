@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -14,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMEWORKS = {"torch", "jax", "jaxlib", "optax", "tensorflow", "keras", "autograd"}
-HEAVY = FRAMEWORKS | {"pandas", "scipy", "sklearn", "rich", "tabulate", "IPython", "matplotlib"}
+HEAVY = FRAMEWORKS | {"pandas", "scipy", "rich", "tabulate", "IPython", "matplotlib"}
 
 LEVELS = (
     {"errors"},
@@ -154,3 +155,22 @@ def test_every_package_is_installed():
     packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
     packages = {f"bpbench.{p}" if p.startswith("backends") else p for p in packages}
     assert set(settings["tool"]["setuptools"]["packages"]) == packages
+
+
+SAME = {"tensorflow-cpu": "tensorflow"}
+"""Distributions that bring a package of another name."""
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    asked = [*project["dependencies"]]
+    asked += [one for name, ones in extras.items() if name not in ("dev", "all") for one in ones]
+    names = {re.match(r"[\w-]+", one)[0] for one in asked} - {"bpbench"}
+    used = {
+        module.split(".")[0]
+        for path in (*sources("bpbench"), *sources("backends"))
+        for module in imported(path)
+    }
+    used -= {"bpbench", *sys.stdlib_module_names}
+    assert {SAME.get(name, name) for name in names} == used
