@@ -1,7 +1,7 @@
 """Handwritten digits, small and real: how good is the network, and how fast is each backend?
 
-64-32-10 on the 1,797 digits of 8 x 8 pixels: 1,197 to train, 300 to validate, 300 to
-test. Forty epochs take the test accuracy to about 98 %.
+64-32-10 on 1,797 digits of 8 x 8 pixels: 1,197 to train, 300 to validate, 300 to test. Forty
+epochs take the test accuracy to about 98 %.
 """
 
 from bpbench import MLP, SGD, Experiment, datasets
