@@ -190,9 +190,9 @@ def digits(seed: int = 0) -> Dataset:
     They are shuffled once by ``seed``: 1,197 to train, 300 to validate, 300 to test.
 
     Source: Alpaydin & Kaynak 1998 (UCI "Optical Recognition of Handwritten Digits", test part),
-    in scikit-learn's order; ``data/README.md`` has the licence.
+    in scikit-learn's order; ``digits.md`` has the licence.
     """
-    with np.load(Path(__file__).parent / "data" / "digits.npz") as file:
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
         pixels, labels = file["pixels"], file["labels"]
     order = np.random.default_rng(seed).permutation(len(pixels))
     x, y = pixels[order] / 16, one_hot(labels[order], 10)
