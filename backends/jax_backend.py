@@ -2,7 +2,7 @@
 
 Modes:
     scan: one jitted ``lax.scan`` over all the steps of a call, the parameters donated.
-    manual: the same scan over the hand-written equations of section 3.2, so that the difference
+    manual: the same scan over the hand-written equations (6) to (9), so that the difference
         is what ``jax.grad`` costs.
     eager: no jit of ours; each operation is dispatched by itself.
 """
@@ -226,7 +226,7 @@ def _differentiate(
 def _output_error(
     network: MLP, z: jax.Array, a: jax.Array, target: jax.Array, of_loss: bool
 ) -> jax.Array:
-    """delta^(L), (m, n_L), for a target y or a cotangent of a. Source: section 3.2, step 1."""
+    """delta^(L), (m, n_L), for a target y or a cotangent of a. Source: equation (6)."""
     f = TIMES_DERIVATIVE[network.output]
     return OUTPUT_ERRORS[network.loss](f, z, a, target) if of_loss else f(target, z, a)
 
@@ -234,7 +234,7 @@ def _output_error(
 def _hidden_errors(
     network: MLP, weights: Weights, z: list[jax.Array], a: list[jax.Array], error: jax.Array
 ) -> list[jax.Array]:
-    """delta of every layer, (m, n_l), the output's last. Source: section 3.2, step 2."""
+    """delta of every layer, (m, n_l), the output's last. Source: equation (7)."""
     delta = [error]
     for layer in range(network.layers - 2, -1, -1):
         name = network.activations[layer]
@@ -246,7 +246,7 @@ def _hidden_errors(
 def _by_weights(
     weights: Weights, x: jax.Array, a: list[jax.Array], delta: list[jax.Array], l2: Any
 ) -> Weights:
-    """dW and db, with the l2 term. Source: section 3.2, step 3."""
+    """dW and db, with the l2 term. Source: equations (8) and (9)."""
     dW = tuple(
         d.T @ below + l2 * W for d, below, W in zip(delta, [x, *a[:-1]], weights[0], strict=True)
     )

@@ -1,7 +1,7 @@
-"""Backpropagation by hand: the document's equations, line for line, in its order.
+"""Backpropagation by hand: the equations of docs/equations.md, in their order.
 
-The document writes one sample as a column; here the m samples of a batch are the rows of a matrix,
-so that z^(l) = W^(l) a^(l-1) + b^(l) reads ``a @ W.T + b``. The loss is the mean over the rows,
+The m samples of a batch are the rows of a matrix, so that W^(l) a^(l-1) + b^(l) of one sample
+reads ``a @ W.T + b``. The loss is the mean over the rows,
 whose 1/m enters with the output's error and so is in every delta and gradient after it.
 """
 
@@ -20,13 +20,13 @@ from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
 
 
 def sigmoid(z: Array) -> Array:
-    """1 / (1 + e^-z); e^-z may overflow to infinity, which rightly gives 0."""
+    """1 / (1 + e^-z), equation (16); e^-z may overflow to infinity, which rightly gives 0."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-z))
 
 
 def sigmoid_derivative(z: Array) -> Array:
-    """f(z) (1 - f(z)): of z, where the document's section 5 takes a."""
+    """f(z) (1 - f(z)): of z, not of a. Source: equation (17)."""
     a = sigmoid(z)
     return a * (1 - a)
 
@@ -203,7 +203,7 @@ def mean_loss(network: MLP, z: Array, a: Array, y: Array) -> np.floating:
     return LOSSES[network.loss].per_row(z, a, y).mean()
 
 
-# ── Section 3.1: the forward pass ──────────────────────────────────────────────────────────────
+# ── Equations (1) to (4): the forward pass ─────────────────────────────────────────────────────
 
 
 def forward(
@@ -219,7 +219,7 @@ def forward(
     Returns:
         z and a, (m, n_l) each.
 
-    Source: section 3.1, step 2.
+    Source: equations (2) and (3).
     """
     z: list[Array] = []
     a: list[Array] = []
@@ -231,7 +231,7 @@ def forward(
     return z, a
 
 
-# ── Section 3.2: the backward pass ─────────────────────────────────────────────────────────────
+# ── Equations (6) to (9): the backward pass ────────────────────────────────────────────────────
 
 
 def output_error(network: MLP, z: Array, a: Array, y: Array) -> Array:
@@ -243,7 +243,7 @@ def output_error(network: MLP, z: Array, a: Array, y: Array) -> Array:
     Returns:
         (m, n_L).
 
-    Source: section 3.2, step 1.
+    Source: equation (6).
     """
     return LOSSES[network.loss].output_error(ACTIVATIONS[network.output], z, a, y)
 
@@ -259,7 +259,7 @@ def hidden_error(delta: Array, W: Array, z: Array, activation: Activation) -> Ar
     Returns:
         (m, n_l), dL/dz of this layer.
 
-    Source: section 3.2, step 2.
+    Source: equation (7).
     """
     return times_derivative(activation, delta @ W, z)
 
@@ -274,7 +274,7 @@ def parameter_gradients(delta: Array, below: Array) -> tuple[Array, Array]:
     Returns:
         (n_l, n_{l-1}) and (n_l,).
 
-    Source: section 3.2, step 3.
+    Source: equations (8) and (9).
     """
     return delta.T @ below, delta.sum(axis=0)
 
@@ -288,7 +288,7 @@ def backpropagate(
     cotangent: Array | None,
     l2: float,
 ) -> Backpropagation[Array]:
-    """The whole of sections 3.1 and 3.2, steps 1 to 3, for y or for dL/da[-1]."""
+    """Equations (1) to (9) and (12) to (15), for y or for dL/da[-1]."""
     z, a = forward(network, W, b, x)
     if y is not None:
         loss = mean_loss(network, z[-1], a[-1], y)
@@ -321,7 +321,7 @@ def backpropagate(
     )
 
 
-# ── Section 3.2, step 4: moving the parameters ─────────────────────────────────────────────────
+# ── Equations (10) and (11): moving the parameters ─────────────────────────────────────────────
 
 
 def sgd_step(o: SGD, g: Array, m: Array, v: Array, t: int) -> tuple[Array, Array, Array]:
@@ -411,7 +411,7 @@ class ReferenceModel(Model):
 
 
 class NumPyBackend(Backend):
-    """The document's backpropagation, written by hand in NumPy."""
+    """Backpropagation, written by hand in NumPy."""
 
     name = "numpy"
     modes = ("reference",)

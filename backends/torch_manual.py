@@ -1,4 +1,4 @@
-"""The document's equations in PyTorch's tensors, without autograd: what autograd costs is the
+"""The equations in PyTorch's tensors, without autograd: what autograd costs is the
 difference to the other modes.
 
 Every buffer is made once for a batch size; products, activations and their derivatives write into
@@ -303,7 +303,7 @@ class ManualTorchModel(Model):
                 call()
         return losses
 
-    # ── Sections 3.1 and 3.2 ───────────────────────────────────────────────────────────────────
+    # ── Equations (1) to (9) ───────────────────────────────────────────────────────────────────
 
     def _made(self, m: int, in_place: bool = False) -> Buffers:
         """The buffers for m rows.
@@ -333,7 +333,7 @@ class ManualTorchModel(Model):
         return made
 
     def _forward(self, made: Buffers) -> list[Call]:
-        """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)). Source: section 3.1."""
+        """z^(l) = W^(l) a^(l-1) + b^(l); a^(l) = f(z^(l)). Source: equations (2) and (3)."""
         calls: list[Call] = []
         for index, (layer, W) in enumerate(zip(made.layers, self.W, strict=True)):
             linear = partial(torch.addmm, self.b[index]) if self.b else torch.mm
@@ -354,7 +354,7 @@ class ManualTorchModel(Model):
         return loss.add_(0.5 * l2 * sum(W.square().sum() for W in self.W)) if l2 else loss
 
     def _hidden_error(self, made: Buffers, index: int) -> list[Call]:
-        """delta^(l-1) into its buffer, from layer l. Source: section 3.2, step 2."""
+        """delta^(l-1) into its buffer, from layer l. Source: equation (7)."""
         if not index:
             return []
         layer, lower = made.layers[index], made.layers[index - 1]
@@ -363,7 +363,7 @@ class ManualTorchModel(Model):
 
     def _moves(self, made: Buffers, index: int, o: Optimizer) -> list[Call]:
         """What moves one layer's W and b; by plain gradient descent, W <- W - eta grad_W is one
-        product, and b alike. Source: section 3.2, steps 3 and 4."""
+        product, and b alike. Source: equations (8) to (11)."""
         layer = made.layers[index]
         if not isinstance(o, SGD) or o.momentum:
             return [partial(self._update, index, layer, o, made.ones)]

@@ -181,7 +181,7 @@ class Model(ABC):
         Raises:
             UsageError: wrong shapes, values that are not finite, or not one of y and cotangent.
 
-        Source: sections 3.1 and 3.2.
+        Source: equations (1) to (9) and (12) to (15).
         """
         if (y is None) == (cotangent is None):
             raise UsageError(
@@ -219,7 +219,7 @@ class Model(ABC):
         Raises:
             UsageError: wrong shapes, rows that do not exist, or another optimizer.
 
-        Source: section 3.2, step 4.
+        Source: equations (10) and (11).
         """
         batches = self.batches(self.load(x, y), order)
         if not batches.shape[0]:

@@ -157,7 +157,7 @@ class BatchOrder:
 
 
 def xor() -> Dataset:
-    """The four rows of exclusive or: 2 inputs, 1 output. Source: section 5."""
+    """The four rows of exclusive or: 2 inputs, 1 output. Source: docs/equations.md, the example."""
     x = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
     return Dataset("xor", Part(x, np.array([[0], [1], [1], [0]])))
 

@@ -44,7 +44,7 @@ class MLP:
     Raises:
         UsageError: a size, a name or a combination that cannot be meant.
 
-    Source: section 3.1.
+    Source: equations (1) to (5).
     """
 
     sizes: tuple[int, ...]
@@ -124,7 +124,7 @@ class Parameters:
     """The weights and biases of a network: copied, frozen and checked when made.
 
     Args:
-        W: one (n_l, n_{l-1}) array per layer that has weights; ``W[0]`` is the document's W^(2).
+        W: one (n_l, n_{l-1}) array per layer that has weights; ``W[0]`` is the equations' W^(2).
         b: one (n_l,) array per layer, or () for a network without biases.
 
     Raises:

@@ -22,7 +22,7 @@ class Optimizer:
     """What all optimizers share: a learning rate and the weight of the L2 term.
 
     Args:
-        learning_rate: the document's eta, at least 0.
+        learning_rate: eta of equation (10), at least 0.
         l2: lambda: 0.5 * l2 * sum of W^2 is added to the loss; at least 0.
 
     Raises:
@@ -75,7 +75,7 @@ class SGD(Optimizer):
     v = momentum * v + g; W -= learning_rate * v; with nesterov, W -= learning_rate * (g +
     momentum * v).
 
-    Source: section 3.2, step 4 (momentum 0); Sutskever et al. 2013.
+    Source: equations (10) and (11) (momentum 0); Sutskever et al. 2013.
     """
 
     momentum: float = 0.0

@@ -1,6 +1,6 @@
-"""XOR, the document's section 5: does it learn, and do all backends learn the same?
+"""XOR, the example of docs/equations.md: does it learn, and do all backends learn the same?
 
-Not always, and not at once. The network is the one that section 5 means: 2-3-1 sigmoids, half
+Not always, and not at once. The network is that of equations (16) to (19): 2-3-1 sigmoids, half
 squared error averaged over the four rows, weights and biases from N(0, 1), learning rate 0.1.
 After its 10,000 epochs, of the seeds 0 to 999 (NumPy, float64) 60 % had all four outputs on the
 right side of 0.5 and none had all of them within 0.1; the median loss was 0.055, where 0.125 is

@@ -62,7 +62,7 @@ def softmax(z, axis=1):
 
 
 class State:
-    """What one call has computed so far, by the names of the document."""
+    """What one call has computed so far, by the names of the equations."""
 
     def __init__(self, network, W, b, x, y):
         self.network, self.W, self.b, self.x, self.y = network, W, b, x, y

@@ -494,7 +494,7 @@ def test_a_missing_transpose_is_found_though_the_function_raises_on_its_own_size
 
 
 def fixed(W, b, x, y, hidden_slope):
-    """A program for 2-3-1 and nothing else, as the document's."""
+    """A program for 2-3-1 and nothing else, as the example of docs/equations.md."""
     (w1, w2), (b1, b2) = W, b
     z = np.array([[sum(w1[j, i] * s[i] for i in range(2)) + b1[j] for j in range(3)] for s in x])
     h = people.sigmoid(z.reshape(-1, 3))

@@ -1,4 +1,4 @@
-"""The document's equations by hand: against worked numbers, against differences, step by step."""
+"""The equations by hand: against worked numbers, against differences, step by step."""
 
 import itertools
 

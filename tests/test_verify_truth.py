@@ -41,7 +41,7 @@ def complex_activation(name, z):
 
 
 def complex_loss(network, W, b, x, y, l2=0.0, cotangent=None):
-    """The mean loss, from probabilities, as the document writes it."""
+    """The mean loss, from probabilities, as equation (5) writes it."""
     a = x
     for layer, name in enumerate(network.activations):
         a = complex_activation(name, a @ W[layer].T + (b[layer] if b else 0))

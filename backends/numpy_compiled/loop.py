@@ -1,4 +1,4 @@
-"""What is a whole training run as one compiled function? The document's equations, step by step.
+"""What is a whole training run as one compiled function? The equations, step by step.
 
 Numba compiles this file's functions once for each dtype, whatever the network: a network is a
 table of numbers, one row for each layer (``Layer``), and of offsets into one array of parameters

@@ -1,4 +1,4 @@
-"""How fast can the document's equations be, written by hand? The whole loop, compiled.
+"""How fast can the equations be, written by hand? The whole loop, compiled.
 
 ``fast`` pays for a call per operation; here Numba compiles steps, layers and operations into one
 function, whose products are tiles of products.py, or BLAS where that is faster. Only
@@ -237,7 +237,7 @@ class CompiledModel(reference.ReferenceModel):
 
 
 class NumPyCompiledBackend(Backend):
-    """The document's backpropagation by hand, its training compiled by Numba."""
+    """Backpropagation by hand, its training compiled by Numba."""
 
     name = "numpy"
     modes = ("compiled",)

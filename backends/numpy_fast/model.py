@@ -1,4 +1,4 @@
-"""How fast can the document's equations be in NumPy? The same sums as in numpy_reference.py.
+"""How fast can the equations be in NumPy? The same sums as in numpy_reference.py.
 
 What costs time there is not arithmetic: it is calls on small arrays, and memory that is allocated,
 written and read again on large ones. So here, once for each batch size, every array is made and
@@ -269,7 +269,7 @@ class FastModel(Model):
             return trainer.run(x, y, order)
 
     def _signed(self, layers: list[LayerArrays]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """W and b of layers as the document has them."""
+        """W and b of layers as the equations have them."""
         pairs = list(zip(self.signs, layers, strict=True))
         return (
             tuple(sign * layer.W for sign, layer in pairs),
@@ -278,7 +278,7 @@ class FastModel(Model):
 
 
 class NumPyFastBackend(Backend):
-    """The document's backpropagation in NumPy, as fast as it can be written by hand."""
+    """Backpropagation in NumPy, as fast as it can be written by hand."""
 
     name = "numpy"
     modes = ("fast",)

@@ -1,6 +1,6 @@
 """Which NumPy calls make up a forward and a backward pass, and on which arrays?
 
-A sample is a column, as the document writes it, so that z = W a + b stands as it is there. W and b
+A sample is a column, as in the equations' source: z = W a + b stands as there. W and b
 of all layers lie in one array and their gradient in another, so that one call can change them all.
 """
 

@@ -44,7 +44,7 @@ def products(sizes: Sequence[int], batch: int) -> list[Product]:
         sizes: (n_1, ..., n_L), units of every layer, the inputs' first.
         batch: rows of a batch.
 
-    Source: section 3.1 for the forward pass, section 3.2, steps 2 and 3, for the others.
+    Source: equation (2) for the forward pass, equations (7) and (8) for the others.
     """
     found = []
     for layer, (n_in, n_out) in enumerate(pairwise(sizes)):

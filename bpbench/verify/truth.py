@@ -145,7 +145,7 @@ def backpropagate(
     Returns:
         Arrays of ``dtype``, the shapes as in ``Model.backpropagate``.
 
-    Source: sections 3.1 and 3.2.
+    Source: equations (1) to (9) and (12) to (15).
     """
     return passes(
         network,

@@ -63,7 +63,7 @@ class LayerEvidence:
         tolerance: the largest deviation that rounding explains, as a share of the largest entry.
     """
 
-    dW: tuple[Array, ...]  # noqa: N815  # as the document writes it
+    dW: tuple[Array, ...]  # noqa: N815  # as the equations write it
     db: tuple[Array, ...]
     below: tuple[Array, ...]
     quantities: Quantities
