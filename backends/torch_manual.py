@@ -259,7 +259,7 @@ class ManualTorchModel(Model):
         if y is not None:
             made.y.copy_(y)
             loss = self._loss(made, l2, torch.empty((), dtype=x.dtype, device=x.device))
-            self.loss.output_error(made, False)  # section 3.2, step 1
+            self.loss.output_error(made, False)  # equation (6)
         else:
             top.delta.copy_(cotangent)
             top.times_derivative()

@@ -203,7 +203,7 @@ def step(
     Raises:
         Unsupported: an optimizer that has no formula here.
 
-    Source: section 3.2, step 4, and the sources of the descriptions.
+    Source: equations (10) and (11), and the sources of the descriptions.
     """
     if optimizer.name not in FORMULAS:
         raise Unsupported(
