@@ -135,8 +135,8 @@ def test_where_sizes_cannot_tell_two_factors_apart_both_are_named_and_neither_is
     asked = own_sizes(network, 0)
     (finding,) = diagnose(asked, answers_of(halved, asked)).findings
     assert not finding.certain
-    assert "half missing or extra" in f"{finding.mistake} {finding.say}"
-    assert "mean over outputs too" in f"{finding.mistake} {finding.say}"
+    assert "half missing or extra" in f"{finding.mistake} {finding}"
+    assert "mean over outputs too" in f"{finding.mistake} {finding}"
     others = generic(network, 0)  # three and six outputs: now they can be told apart
     (finding,) = diagnose(others, answers_of(halved, others)).findings
     assert (finding.mistake, finding.certain) == ("half missing or extra", True)

@@ -100,7 +100,7 @@ def _diagnosed(subject: Subject, l2: float) -> list[str]:
         network, gradients, weights="out_in", samples="rows", labels="as given", l2=l2,
         dtype=subject.dtype,
     )  # fmt: skip
-    return [f"{f.mistake}: {f.say}" for f in report.findings if f.mistake != "unknown"]
+    return [f"{f.mistake}: {f}" for f in report.findings if f.mistake != "unknown"]
 
 
 def _weight_decay(subject: Subject) -> list[str]:

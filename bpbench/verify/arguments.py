@@ -207,7 +207,7 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
     def give(values: Mapping[str, Any]) -> Any:
         return function(**values) if by_name else function(*(values[name] for name in names))
 
-    # too many or too few of them are for Python to tell of
+    # Python itself complains of too many or too few
     in_order = Form(
         (lambda *values: function(**dict(zip(names, values, strict=False))))
         if by_name

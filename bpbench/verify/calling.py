@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,8 +74,12 @@ class Reply:
         )
 
 
-Tried = tuple[tuple[float, ...], Layout, Reply]
-"""How well a layout worked, the layout, and what came of it."""
+class Scored(NamedTuple):
+    """How well a layout worked, the layout, and what came of it."""
+
+    score: tuple[float, ...]
+    layout: Layout
+    reply: Reply
 
 
 class Caller:
@@ -129,14 +133,14 @@ class Caller:
         """Find the layout for one form of the parameters."""
         said = weights, samples, labels, self.form.folded
         best = self._try(probes, layouts(probes[0], *said))
-        answer = best[2].answer
+        answer = best.reply.answer
         if answer is None or not any(map(usable, answer.W)):
             alone = single_layouts(probes[0], *said)
             single = self._try(probes[:2], alone) if alone else best
             # with one output, a column of one sample hides that (m,) met (m, 1)
-            hides = single[1].samples == "one column" and probes[0].network.sizes[-1] == 1
-            best = single if single[2].clean and (samples or not hides) else best
-        _, self.layout, reply = best
+            hides = single.layout.samples == "one column" and probes[0].network.sizes[-1] == 1
+            best = single if single.reply.clean and (samples or not hides) else best
+        self.layout, reply = best.layout, best.reply
         self.order = reply.order
         return reply if samples is not None else self._of_one_sample(reply)
 
@@ -160,23 +164,23 @@ class Caller:
         self.layout = batch
         return reply
 
-    def _try(self, probes: Sequence[Probe], possible: Sequence[Layout]) -> Tried:
+    def _try(self, probes: Sequence[Probe], possible: Sequence[Layout]) -> Scored:
         """The best of some layouts: the first probe on which one works decides."""
-        best: list[Tried] = []
+        best: list[Scored] = []
         for probe in probes:
             tried = []
             for layout in possible:
                 self.layout = layout
                 reply = self._ask_once(probe)
-                tried.append((_score(reply), layout, reply))
-            worked = [one for one in tried if one[2].clean]
+                tried.append(Scored(_score(reply), layout, reply))
+            worked = [one for one in tried if one.reply.clean]
             if worked:
-                best, possible = worked, [layout for _, layout, _ in worked]
+                best, possible = worked, [one.layout for one in worked]
                 if len({(layout.weights, layout.samples) for layout in possible}) == 1:
                     break
-            elif not best or not best[0][2].clean:
+            elif not best or not best[0].reply.clean:
                 best += tried
-        return max(best, key=lambda one: one[0])
+        return max(best, key=lambda one: one.score)
 
     def ask(self, probe: Probe) -> Reply:
         """Ask a probe, twice if the function is quick, and a third time if the answers differ."""
@@ -206,8 +210,8 @@ class Caller:
         self._ask_once(replace(reply.probe, x=reply.probe.x[::-1] + 1.0))
         if not all(map(np.array_equal, before, reply.arrays)):
             say = (
-                "the arrays that one call returns are overwritten by the next: whoever keeps a "
-                "gradient while computing another has to copy it first"
+                "the next call overwrites the arrays that a call returned: copy a gradient before "
+                "you compute another"
             )
             self.overwritten = Finding(OVERWRITTEN, None, "dW", say)
 
@@ -347,7 +351,7 @@ def _changed(
         say += f" (moved by {steps[0]:.4g} times the gradient: a training step)"
     layer = wrong[0] if wrong[0] < weights and len(wrong) == 1 else None
     tensor = "W" if wrong[0] < weights else "b" if wrong[0] < weights + biases else names[wrong[0]]
-    say += ". Copy before changing what was passed in"
+    say += ". Copy them before you change them"
     return [Finding("inputs changed in place", layer, tensor, say)]
 
 
@@ -387,15 +391,15 @@ def _changing(answers: Sequence[Answer]) -> tuple[Answer, Finding]:
     if rest is not None and 0 < rest < 1 and not shrinks:
         say = (
             f"the same arguments give {rest:.4g} times what they gave before, and more: each call "
-            "adds its gradients to what is kept of the calls before, as momentum does. Return the "
-            "gradient; momentum belongs into the step"
+            "adds its gradients to a part of those before, as momentum does. Return the gradient "
+            "alone; momentum belongs in the step"
         )
         return _less(second, first, growth, rest), Finding("momentum mixed in", last, "dW", say)
     if factors[0] is not None and factors[1] is not None:
         say = (
-            "the same arguments give the same gradients by another factor at each call "
+            "the same arguments give the same gradients with another factor at each call "
             f"({factors[0]:.4g} times, then {factors[1]:.4g} times): look for a learning rate that "
-            "decays, or a counter that goes on"
+            "decays, or a counter"
         )
         return first, Finding("factor of its own in each call", None, None, say)
     arrays = (("dW", growth.W, first.W), ("db", growth.b, first.b))
@@ -408,9 +412,8 @@ def _changing(answers: Sequence[Answer]) -> tuple[Answer, Finding]:
     every = len(places) == len(first.W) + len(first.b)
     shown = "" if every else f" ({', '.join(f'{n}[{i}]' for n, i in places)}, the others do not)"
     say = (
-        f"the same arguments give other gradients the second time{shown}. Switch dropout and noise "
-        "off to verify, and look for state that is kept between calls. The rest of what is wrong "
-        "cannot be told before that"
+        f"the same arguments give other gradients the second time{shown}. Switch off dropout and "
+        "noise, and look for state that is kept between calls. Nothing else can be checked before"
     )
     return first, _other(say)
 

@@ -1,8 +1,8 @@
 """Are someone's hand-written gradients right, and if not, where and why are they wrong?
 
-The function is called in the layout that it turns out to want, on its own sizes and on small
-networks chosen to tell mistakes apart. Every answer is held to the truth; where one is wrong, the
-diagnosis says which layer, which tensor, and what would explain it.
+The function is called in the layout that it wants, on its own sizes and on small networks chosen to
+tell mistakes apart. Every answer is compared with the truth; where one is wrong, the diagnosis says
+which layer, which tensor, and what would explain it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.examine import (
     DIGITS_LOST,
     FLOAT32,
-    NOTHING,
-    SATURATED,
+    LOG_OF_SATURATED,
     Explained,
     Family,
     ask,
@@ -50,7 +49,7 @@ def check(
     x: ArrayLike | None = None,
     y: ArrayLike | None = None,
 ) -> Report:
-    """Hold someone's gradients to the truth.
+    """Say whether someone's gradients are right, and if not, where and why they are wrong.
 
     Args:
         network: whose gradients they are. A function that takes any sizes is asked on other sizes
@@ -58,12 +57,12 @@ def check(
         my_gradients: my_gradients(W, b, x, y) -> (dW, db) or (loss, dW, db), the gradients of the
             mean loss, in lists, tuples or dictionaries of arrays. Parameters whose names tell
             (X, labels; W1, b1, W2, b2; params) may come in any order.
-        weights: "out_in" where W is (n_out, n_in), "in_out" where it is (n_in, n_out); found out by
-            itself where not given.
+        weights: "out_in" where W is (n_out, n_in), "in_out" where it is (n_in, n_out). Where it,
+            samples or labels is not given, every layout is tried.
         samples: "rows" or "columns" of x and y; "one vector", "one column" or "one row" for a
-            function of one sample at a time, whose gradients are averaged; found out by itself.
+            function of one sample at a time, whose gradients are averaged.
         labels: "as given", "flat" for y of shape (m,), "classes" for class numbers instead of
-            one-hot rows; found out by itself.
+            one-hot rows.
         l2: the gradients are those of a loss with 0.5 * l2 * sum of W^2 added.
         dtype: "float64", or "float32" for code that computes in it.
         seed: of the parameters and inputs on which it is asked.
@@ -85,7 +84,7 @@ def check(
     tried = [probes.for_layouts(network, seed, l2), generic[0], *(family[0] for family in equal)]
     settled = caller.settle(tried, weights, samples, labels)
     name = getattr(my_gradients, "__name__", type(my_gradients).__name__)
-    how = "as given" if weights and samples else "found out by trying"
+    how = "as given" if weights and samples else "recognised"
     subject = f"{name} on {network}; {caller.layout} ({how})"
     hints = _other_layout(caller, tried, settled, (weights, samples, labels))
     if settled.answer is None:
@@ -97,7 +96,7 @@ def check(
     if others[0].ran:  # where sizes are all different, shapes tell in which order arrays come
         caller.order = others[0].replies[0].order
     others += [ask(caller, family) for family in equal]
-    return _report(caller, subject, ask(caller, own), others, hints)
+    return _report(caller, subject, hints, ask(caller, own), others)
 
 
 def _validate(
@@ -140,10 +139,6 @@ def _own_case(
     return Probe(network, exact.W, exact.b, inputs, targets, l2, "your own case")
 
 
-VAGUE = ("raises", "wrong shape")
-"""What comes after the causes, if they are found on networks where the function does run."""
-
-
 def _other_layout(
     caller: Caller,
     tried: Sequence[Probe],
@@ -159,8 +154,8 @@ def _other_layout(
     found, caller.layout = caller.layout, kept
     if not free.clean or free.probe.network != own:
         return []
-    say = f"the function does run with {found}: leave the layout out, or say it so"
-    return [Finding("layout", None, None, say, certain=False)]
+    say = f"the function runs with {found}: give this layout, or none"
+    return [Finding("layout", None, None, say, "likely")]
 
 
 def _alone(
@@ -176,7 +171,7 @@ def _alone(
             "(m,) meets one of (m, 1), which makes one of (m, m). Reshape y to (m, 1)"
         )
         last = network.layers - 1
-        return [Finding("y of shape (m,) against (m,1)", last, "delta", say, certain=False)]
+        return [Finding("y of shape (m,) against (m,1)", last, "delta", say, "likely")]
     say = "the function works with one sample but not with several"
     return [Finding("one sample only", None, None, say)]
 
@@ -187,74 +182,42 @@ def _alone(
 def _report(
     caller: Caller,
     subject: str,
+    hints: Sequence[Finding],
     mine: Family,
     others: Sequence[Family],
-    hints: Sequence[Finding],
 ) -> Report:
-    """The verdict on the caller's own sizes, and what explains it, from all that was asked."""
+    """The verdict on the caller's own sizes, and what explains it, from all that was asked.
+
+    Args:
+        mine: the caller's own sizes.
+        others: sizes that are all different, then equal neighbours.
+    """
     ran = [family for family in others if family.ran]
     if not mine.ran and not ran:
         return Report(WRONG, subject, once([*mine.problems, *others[0].problems]))
     main = mine if mine.ran else ran[0]
-    asked = [r.probe for f in (mine, *others) if f.ran for r in f.replies]
-    subject += f"; asked on {_listed(asked)}"
-    if not any(family.ran for family in others):
-        subject += "; it works only at its own sizes"
-
-    telling = _telling(mine, others)
     low = _lower_precision(caller, main)
     precision = "float32" if low else caller.dtype
-    noisy = any(p.mistake == "not deterministic" for p in telling.problems)
-    explained = NOTHING if noisy else explain(telling, precision, exact=not low)
-    if not (explained.complete or noisy or not mine.wrong or not mine.ran or telling is mine):
-        at_home = explain(mine, precision, exact=not low)
-        backward = all(f.tensor in ("delta", "dW", "db") for f in at_home.findings)
-        if at_home.complete and backward:
-            # made for its own sizes, on others it computes something else; of a forward pass the
-            # few numbers there tell too little
-            say = "; likely, not certain: on other sizes the function gives what nothing explains"
-            findings = tuple(
-                replace(f, certain=False, say=f.say.partition(". Certain")[0] + say)
-                for f in at_home.findings
-            )
-            telling, explained = mine, replace(at_home, findings=findings)
-    forms = [*main.problems, *mine.problems]
-    forms += [caller.overwritten] if caller.overwritten else []
-    if telling.wrong:  # a transpose that the caller's equal neighbours hide
-        forms += [p for p in telling.problems if p.mistake == "dW transposed"]
-    said: list[Finding] = [*hints, *(p for p in forms if p.mistake not in VAGUE)]
-    said += low
-    if telling.wrong and not explained.complete and not noisy:
-        unused = ignored(caller, telling.replies[0])
-        said += unused
-        if unused:  # whatever is unknown besides follows from it
-            known = tuple(f for f in explained.findings if f.mistake != "unknown")
-            explained = replace(explained, findings=known, loss=None)
-    if telling.wrong:
-        # what is unknown elsewhere says nothing of sizes on which nothing runs, and the factor
-        # that is another in each call makes all unknown
-        vary = any(f.mistake == "factor of its own in each call" for f in said)
-        known_only = not mine.ran or vary
-        said += [f for f in explained.findings if not known_only or f.mistake != "unknown"]
-    places = ran[0] if ran and ran[0] is others[0] else main
+    source, explained = _explanation(mine, _clearest(mine, others), precision, exact=not low)
+    forms = _forms(caller, mine, main, source)
+    known = [*hints, *(form for form in forms if form.mistake not in VAGUE), *low]
+    if source.wrong:
+        unused = [] if explained.complete or _noisy(source) else ignored(caller, source.replies[0])
+        explained = _without_consequences(explained, mine, forms, unused)
+        known += [*unused, *explained.findings]
     if explained.complete:
-        said += special(caller, places, mine.replies[0].probe.network)
-    said += _of_loss(explained, said)
-    named = {finding.layer for finding in said if finding.tensor in ("dW", "delta")}
-    said += [p for p in forms if p.mistake == "raises" or p.layer not in named]
-    findings = once(said)
-    tensors = _worst(main)
-    harmless = all(
-        f.mistake == OVERWRITTEN or (f.mistake == SATURATED and f.tensor == "loss")
-        for f in findings
-    )
-    if mine.ran and not mine.wrong and not telling.wrong and harmless:
-        limits = (*findings, *_limits(mine, ran, caller.dtype))
-        return Report(_verdict(mine), subject, limits, tensors)
-    return Report(WRONG, subject, findings, tensors)
+        places = others[0] if others[0].ran else main
+        known += special(caller, places, mine.replies[0].probe.network)
+    known += _of_loss(explained, known)
+    findings = once([*known, *_vague(forms, known)])
+    subject += f"; asked on {_asked(mine, others)}"
+    if mine.ran and not mine.wrong and not source.wrong and all(map(_harmless, findings)):
+        limits = _limits(mine, ran, caller.dtype)
+        return Report(_verdict(mine), subject, (*findings, *limits), _worst(main))
+    return Report(WRONG, subject, findings, _worst(main))
 
 
-def _telling(mine: Family, others: Sequence[Family]) -> Family:
+def _clearest(mine: Family, others: Sequence[Family]) -> Family:
     """The family that tells most of what is wrong with the function.
 
     A function that is right for the caller's sizes but not for all may be made for these only; one
@@ -267,6 +230,69 @@ def _telling(mine: Family, others: Sequence[Family]) -> Family:
     return next((family for family in wrong if family.whole), wrong[0] if wrong else ran[0])
 
 
+def _noisy(family: Family) -> bool:
+    """Whether answers change from call to call, so that no formula fits them."""
+    return any(problem.mistake == "not deterministic" for problem in family.problems)
+
+
+def _explanation(
+    mine: Family, source: Family, precision: str, exact: bool
+) -> tuple[Family, Explained]:
+    """What explains the answers, and the family that it explains: ``source``, or the caller's own
+    sizes where a function that is made for these computes something else on others.
+    """
+    if _noisy(source):
+        return source, Explained((), False, None)
+    explained = explain(source, precision, exact)
+    if explained.complete or source is mine or not (mine.ran and mine.wrong):
+        return source, explained
+    at_home = explain(mine, precision, exact)
+    # of a forward pass the few numbers there tell too little
+    if not at_home.complete or any(f.tensor not in ("delta", "dW", "db") for f in at_home.findings):
+        return source, explained
+    why = "on other sizes the function gives what nothing explains"
+    findings = tuple(
+        replace(finding, certainty="likely", why=why) if finding.certain else finding
+        for finding in at_home.findings
+    )
+    return mine, replace(at_home, findings=findings)
+
+
+def _forms(caller: Caller, mine: Family, main: Family, source: Family) -> list[Finding]:
+    """What is wrong with how the function behaves and with the form of what it returns."""
+    forms = [*main.problems, *mine.problems]
+    forms += [caller.overwritten] if caller.overwritten else []
+    if source.wrong:  # a transpose that the caller's equal neighbours hide
+        forms += [p for p in source.problems if p.mistake == "dW transposed"]
+    return forms
+
+
+VAGUE = ("raises", "wrong shape")
+"""What comes after the causes, if they are found on networks where the function does run."""
+
+
+def _vague(forms: Sequence[Finding], known: Sequence[Finding]) -> list[Finding]:
+    """The vague forms, but no wrong shape in a layer for which a cause is known."""
+    named = {finding.layer for finding in known if finding.tensor in ("dW", "delta")}
+    return [
+        form for form in forms
+        if form.mistake == "raises" or (form.mistake in VAGUE and form.layer not in named)
+    ]  # fmt: skip
+
+
+def _without_consequences(
+    explained: Explained, mine: Family, forms: Sequence[Finding], unused: Sequence[Finding]
+) -> Explained:
+    """The explanation without what is unknown only because of something else: arguments that are
+    not used, a factor that is another in each call, sizes on which the function does not run.
+    """
+    vary = any(form.mistake == "factor of its own in each call" for form in forms)
+    if mine.ran and not vary and not unused:
+        return explained
+    known = tuple(finding for finding in explained.findings if finding.mistake != "unknown")
+    return replace(explained, findings=known, loss=None if unused else explained.loss)
+
+
 def _lower_precision(caller: Caller, main: Family) -> list[Finding]:
     """Arrays of a lower precision than was claimed."""
     dtypes = {dtype for reply in main.replies for dtype in reply.dtypes}
@@ -275,7 +301,7 @@ def _lower_precision(caller: Caller, main: Family) -> list[Finding]:
         return []
     say = (
         f"the gradients are {low[0]} arrays, though the arguments are float64: look for a cast or "
-        f'a {low[0]} array, or check with dtype="float32". Certain'
+        f'a {low[0]} array, or check with dtype="float32"'
     )
     name = FLOAT32 if low == ["float32"] else "float16 somewhere"
     return [Finding(name, None, None, say)]
@@ -286,6 +312,13 @@ def _of_loss(explained: Explained, said: Sequence[Finding]) -> list[Finding]:
     if explained.loss is None or any(explained.loss.mistake == f.mistake for f in said):
         return []
     return [explained.loss]
+
+
+def _harmless(finding: Finding) -> bool:
+    """Whether gradients are right in spite of it."""
+    if finding.mistake == LOG_OF_SATURATED:
+        return finding.tensor == "loss"
+    return finding.mistake == OVERWRITTEN
 
 
 def _verdict(mine: Family) -> str:
@@ -306,24 +339,29 @@ def _limits(mine: Family, ran: Sequence[Family], dtype: str) -> tuple[Finding, .
         findings = explain(elsewhere, dtype).findings
         if all(finding.mistake == "unknown" for finding in findings):
             where = _listed([reply.probe for reply in elsewhere.replies])
-            say = "right for your sizes, but not for all: are sizes written into the code? "
-            say += f"(It runs on {where}, and gives something else there)"
-            return once([*limits, Finding("right for its own sizes only", None, None, say)])
-        limits += [
-            replace(finding, say=f"right for your sizes, but not for all: {finding.say}")
-            for finding in findings
-        ]
+            say = f"it runs on {where} and is wrong there. Are sizes written into the code?"
+            findings = (Finding("right for its own sizes only", None, None, say),)
+        where = "right for your sizes, but not for all"
+        limits += [replace(finding, where=where) for finding in findings]
     return once(limits)
 
 
 def _worst(family: Family) -> tuple[TensorError, ...]:
-    """The largest error of each tensor over the family's probes."""
+    """The largest error of each tensor over the family's probes; none where one has none."""
     worst: dict[str, TensorError] = {}
     for report in family.reports:
         for tensor in report.tensors:
-            if tensor.place not in worst or tensor.sigmas > worst[tensor.place].sigmas:
+            before = worst.setdefault(tensor.place, tensor)
+            if not tensor.compared or tensor.sigmas > before.sigmas:
                 worst[tensor.place] = tensor
     return tuple(worst.values())
+
+
+def _asked(mine: Family, others: Sequence[Family]) -> str:
+    """The sizes on which the function ran."""
+    ran = [family for family in (mine, *others) if family.ran]
+    listed = _listed([reply.probe for family in ran for reply in family.replies])
+    return listed if ran != [mine] else f"{listed}; it works only at its own sizes"
 
 
 def _listed(asked: Sequence[Probe]) -> str:

@@ -17,7 +17,7 @@ from bpbench.verify.findings import (
 )
 from bpbench.verify.tolerance import Place, difference, factor_off
 
-SENSITIVITY = {"float32": 1e-4, "float64": 1e-9}
+REQUIRED_SENSITIVITY = {"float32": 1e-4, "float64": 1e-9}
 """The relative error of a whole tensor that should be seen; else the verdict is noise-limited."""
 
 

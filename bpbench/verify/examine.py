@@ -1,4 +1,4 @@
-"""What came of asking someone's function, and what explains it? Families of probes, judged.
+"""Is what someone's function answers right, and what explains it where it is not?
 
 A family is a few probes of one kind: the caller's own sizes, sizes all different, equal neighbours,
 or a special place where some mistakes show that show nowhere else.
@@ -6,6 +6,7 @@ or a special place where some mistakes show that show nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,12 +105,19 @@ def _judged(reply: Reply, dtype: str) -> Report:
     found = Backpropagation(nothing, nothing, nothing, nothing, whole, nothing)
     report = judge(probe.network, probe.parameters, probe.x, probe.y, found, dtype, l2=probe.l2)
     if not reply.whole:
-        return replace(report, verdict=WRONG)
+        tensors = tuple(_own_error(tensor, answer) for tensor in report.tensors)
+        return replace(report, verdict=WRONG, tensors=tensors)
     if report.verdict == REDUCED_PRECISION:  # a person's formulas are meant to be exact
         report = replace(report, verdict=WRONG, tensors=_errors(probe, whole, dtype))
     if report.verdict == WRONG and max(t.error for t in report.tensors) < DIGITS_LOST[dtype]:
         return replace(report, verdict=RIGHT, findings=())
     return report
+
+
+def _own_error(tensor: TensorError, answer: Answer) -> TensorError:
+    """The error of a tensor, or none where the truth stood in for it."""
+    found = (answer.W if tensor.name == "dW" else answer.b)[tensor.layer or 0]
+    return tensor if usable(found) else replace(tensor, error=math.nan, sigmas=math.nan)
 
 
 def _errors(probe: Probe, found: Gradients[Array], dtype: str) -> tuple[TensorError, ...]:
@@ -159,10 +167,6 @@ class Explained:
     loss: Finding | None
 
 
-NOTHING = Explained((), False, None)
-"""Where answers change from call to call, so that no formula fits them."""
-
-
 def explain(family: Family, dtype: str, exact: bool = True) -> Explained:
     """What explains a family's gradients and losses.
 
@@ -172,7 +176,7 @@ def explain(family: Family, dtype: str, exact: bool = True) -> Explained:
     """
     if not family.wrong:
         return Explained((), True, _loss(list(family.replies), None, dtype))
-    replies = _telling(family)
+    replies = _with_few_samples(family)
     asked = [reply.probe for reply in replies]
     answers = [reply.answer for reply in replies if reply.answer is not None]
     diagnosis, findings = _diagnosed(asked, answers, dtype)
@@ -195,7 +199,7 @@ def _loss(
     return judge_losses(asked, read, known, 1e-9 if dtype == "float64" else 1e-4)
 
 
-def _telling(family: Family) -> list[Reply]:
+def _with_few_samples(family: Family) -> list[Reply]:
     """The replies from which the delta that was used can be told, if something is wrong in them."""
     few = [
         (reply, report)
@@ -216,10 +220,11 @@ def _diagnosed(
         coarse = diagnose(asked, answers, "float32")
         if coarse.complete and coarse.cost + 1 < exact.cost:
             say = (
-                "besides, all is off by what rounding to float32 would explain: look for a cast, "
-                'or check with dtype="float32". Likely, not certain'
+                "besides, everything is off by as much as rounding to float32 explains: look for a "
+                'cast, or check with dtype="float32"'
             )
-            lost = Finding(FLOAT32, None, None, say, certain=False)
+            why = "only the size of the error tells of it"
+            lost = Finding(FLOAT32, None, None, say, "likely", why)
             return coarse, [*coarse.findings, lost]
     return exact, list(exact.findings)
 
@@ -237,7 +242,7 @@ def _too_small(family: Family) -> list[Finding]:
                 f"{worst.place} is off by {worst.error:.1e} of its largest entry, "
                 f"{worst.sigmas:.2g} standard deviations of rounding; nothing known explains it"
             )
-            return [Finding("unknown", worst.layer, worst.name, say, certain=False)]
+            return [Finding("unknown", worst.layer, worst.name, say, "unexplained")]
     return []
 
 
@@ -261,8 +266,8 @@ def ignored(caller: Caller, reply: Reply) -> list[Finding]:
             trials.append((f"b[{layer}]", layer, "b", b))
     for place, at, tensor, changed in trials:
         if all(reply.same_as(caller.ask(other)) for other in changed):
-            say = f"what the function returns does not depend on {place}"
-            say += ": it uses an array of its own, or none. Use the arguments"
+            say = f"the result does not depend on {place}: the function uses an array of its own, "
+            say += "or none. Use the argument"
             found.append(Finding("arguments ignored", at, tensor, say))
     return found
 
@@ -320,16 +325,12 @@ def _only_there(
     findings = explain(special, dtype).findings
     if family.wrong:
         return [finding for finding in findings if finding.mistake in names]
-    return [
-        finding if finding.mistake in names else replace(finding, say=f"{where}: {finding.say}")
-        for finding in findings
-    ]
+    return [f if f.mistake in names else replace(f, where=where) for f in findings]
 
 
 def _doubted(finding: Finding) -> Finding:
     """The same finding beside another possible cause."""
-    say = finding.say.partition(" Certain:")[0]
-    return replace(finding, say=f"{say} Possible; as possible: clipping", certain=False)
+    return replace(finding, certainty="possible", why="", alternatives=("clipping",))
 
 
 def _cut_off(family: Family) -> bool:
@@ -358,13 +359,13 @@ def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:
         return []
     say = (
         f"layer {last} (the output): where a probability is exactly 0 or 1, {what}; this shows "
-        f"nowhere else. {_stable(network, broken)}. Certain"
+        f"nowhere else. {_stable(network, broken)}"
     )
     tensor = "loss" if what.startswith("the loss") else "delta"
-    return [Finding(SATURATED, last, tensor, say)]
+    return [Finding(LOG_OF_SATURATED, last, tensor, say)]
 
 
-SATURATED = "log of a saturated probability"
+LOG_OF_SATURATED = "log of a saturated probability"
 
 
 def _stable(network: MLP, broken: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 RIGHT, WRONG = "right", "wrong"
 VACUOUS = "vacuous"
@@ -18,24 +18,58 @@ SIGMAS = 8.0
 SEEN_SIGMAS = 12.0
 """An error of so many is seen for certain, whatever rounding adds to it or takes off it."""
 
+Certainty = Literal["certain", "likely", "possible", "unexplained"]
+"""Whether this is what happened, whether something speaks against it ("likely"), whether other
+things would explain as much ("possible"), or whether nothing known explains it.
+"""
+_SURE = {"certain": "Certain", "likely": "Likely, not certain", "possible": "Possible"}
+_SHOWN = 3
+"""So many alternatives are written out."""
+
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or that limits what the verdict says.
+    """One thing that is wrong, or that limits what the verdict says; ``str`` is its sentence.
 
     Attributes:
         mistake: its name, the same for the same kind of mistake.
         layer: the index of the layer (as in W), or None where no one layer is at fault.
         tensor: "loss", "z", "a", "delta", "dW", "db", "input_gradient", "losses", "W", "b" or None.
-        say: the sentence for people.
-        certain: whether this is what happened, or only would explain it.
+        say: what is wrong, and what to do.
+        certainty: how sure that is.
+        why: what makes it so sure or unsure; empty where that goes without saying.
+        alternatives: what else would explain it, the likeliest first.
+        where: the special place where alone it shows; empty where it shows everywhere.
     """
 
     mistake: str
     layer: int | None
     tensor: str | None
     say: str
-    certain: bool = True
+    certainty: Certainty = "certain"
+    why: str = ""
+    alternatives: tuple[str, ...] = ()
+    where: str = ""
+
+    @property
+    def certain(self) -> bool:
+        """Whether this is what happened, and not only something that would explain it."""
+        return self.certainty == "certain"
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.say}" if self.where else self.say
+        if self.why:
+            text += f". {_SURE[self.certainty]}: {self.why}"
+        if self.alternatives:
+            more = len(self.alternatives) - _SHOWN
+            text += f". {_SURE[self.certainty]}; as possible: "
+            text += "; or ".join(self.alternatives[:_SHOWN])
+            text += f"; or {more} more" if more > 0 else ""
+        return text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, in which "say" is the whole sentence."""
+        return {**asdict(self), "say": str(self), "certain": self.certain}
 
 
 @dataclass(frozen=True)
@@ -46,8 +80,9 @@ class TensorError:
         name: "loss", "z", "a", "delta", "dW", "db", "input_gradient", "losses", "W" or "b".
         layer: the index of the layer (as in W), or None.
         error: the largest error, as a share of the largest entry of the truth (of the way that
-            training went, for W and b).
-        sigmas: the largest error in standard deviations of rounding; above 8 is wrong.
+            training went, for W and b); nan where the tensor cannot be compared, having a wrong
+            shape, say.
+        sigmas: the largest error in standard deviations of rounding, above 8 is wrong; or nan.
         detectable: the smallest relative error of the whole tensor that would have been seen.
     """
 
@@ -61,6 +96,17 @@ class TensorError:
     def place(self) -> str:
         """As messages write it: dW[1], loss."""
         return self.name if self.layer is None else f"{self.name}[{self.layer}]"
+
+    @property
+    def compared(self) -> bool:
+        """Whether the tensor could be compared with the truth."""
+        return not math.isnan(self.error)
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """The row of the table: place, error, sigmas, seen from."""
+        error, sigmas = (f"{self.error:.1e}", f"{self.sigmas:.2g}") if self.compared else ("–", "–")
+        return self.place, error, sigmas, f"{self.detectable:.1e}"
 
 
 @dataclass(frozen=True)
@@ -88,12 +134,12 @@ class Report:
     @property
     def worst_sigmas(self) -> float:
         """The largest error of all tensors in standard deviations of rounding."""
-        return max((t.sigmas for t in self.tensors), default=0.0)
+        return max((t.sigmas for t in self.tensors if t.compared), default=0.0)
 
     @property
     def max_scaled_error(self) -> float:
         """The largest error of all tensors, as a share of each one's largest entry."""
-        return max((t.error for t in self.tensors), default=0.0)
+        return max((t.error for t in self.tensors if t.compared), default=0.0)
 
     @property
     def detectable(self) -> float:
@@ -106,7 +152,7 @@ class Report:
         return {
             "verdict": self.verdict,
             "subject": self.subject,
-            "findings": [asdict(finding) for finding in self.findings],
+            "findings": [finding.as_dict() for finding in self.findings],
             "tensors": [{key: _plain(value) for key, value in t.items()} for t in tensors],
             "worst_sigmas": _plain(self.worst_sigmas),
             "max_scaled_error": _plain(self.max_scaled_error),
@@ -115,28 +161,28 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.subject}"]
-        lines += [f"  - {finding.say}" for finding in self.findings]
+        lines += [f"  - {finding}" for finding in self.findings]
         if self.verdict == RIGHT:
             seen = f"{self.detectable:.1e}"
             lines.append(f"  a relative error of {seen} or more in any one tensor would be seen")
-        if self.tensors:
-            lines.append(f"  {'tensor':<16}{'error':>10}{'sigmas':>10}{'seen from':>12}")
-        for t in self.tensors:
-            lines.append(f"  {t.place:<16}{t.error:>10.1e}{t.sigmas:>10.2g}{t.detectable:>12.1e}")
+        rows = [_HEAD, *(tensor.cells for tensor in self.tensors)] if self.tensors else []
+        lines += ["  {:<16}{:>10}{:>10}{:>12}".format(*row) for row in rows]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        says = "".join(f"<li>{html.escape(finding.say)}</li>" for finding in self.findings)
+        says = "".join(f"<li>{html.escape(str(finding))}</li>" for finding in self.findings)
+        head = "".join(f"<th>{name}</th>" for name in _HEAD)
         rows = "".join(
-            f"<tr><td>{html.escape(t.place)}</td><td>{t.error:.1e}</td>"
-            f"<td>{t.sigmas:.2g}</td><td>{t.detectable:.1e}</td></tr>"
-            for t in self.tensors
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in tensor.cells) + "</tr>"
+            for tensor in self.tensors
         )
         return (
             f"<p><b>{html.escape(self.verdict)}</b>: {html.escape(self.subject)}</p>"
-            f"<ul>{says}</ul><table><tr><th>tensor</th><th>error</th><th>sigmas</th>"
-            f"<th>seen from</th></tr>{rows}</table>"
+            f"<ul>{says}</ul><table><tr>{head}</tr>{rows}</table>"
         )
+
+
+_HEAD = ("tensor", "error", "sigmas", "seen from")
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from bpbench.errors import unknown
 from bpbench.network import MLP, Parameters
 from bpbench.optimizers import Optimizer
-from bpbench.verify.comparison import SENSITIVITY as DTYPES
+from bpbench.verify.comparison import REQUIRED_SENSITIVITY as DTYPES
 from bpbench.verify.comparison import compare, limits, misfit, not_finite
 from bpbench.verify.findings import (
     KINK,

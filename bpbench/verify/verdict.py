@@ -22,7 +22,7 @@ from bpbench.backend import Backpropagation
 from bpbench.errors import unknown
 from bpbench.network import MLP, Array, Parameters
 from bpbench.verify.comparison import (
-    SENSITIVITY,
+    REQUIRED_SENSITIVITY,
     compare,
     limits,
     misfit,
@@ -71,8 +71,8 @@ def judge(
     Raises:
         UsageError: another dtype.
     """
-    if dtype not in SENSITIVITY:
-        raise unknown("judge: dtype", dtype, SENSITIVITY)
+    if dtype not in REQUIRED_SENSITIVITY:
+        raise unknown("judge: dtype", dtype, REQUIRED_SENSITIVITY)
     subject = f"{network}; {len(np.asarray(x))} rows in {dtype}"
     inputs, target, seed = (None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent))
     assert inputs is not None
@@ -145,7 +145,7 @@ def _judged(
     near = allowed.near_corners(allowed.sigma)
     mine = on_its_own_side(near)
     tensors = _errors(found, mine, mine.sigma, mine.factor)
-    bounds = limits(tensors, _zero(mine), dtype, SENSITIVITY[dtype])
+    bounds = limits(tensors, _zero(mine), dtype, REQUIRED_SENSITIVITY[dtype])
     if _fit(tensors):
         verdict = bounds[0].mistake if bounds else RIGHT
         return Report(verdict, subject, tuple(bounds), tuple(tensors))
@@ -235,7 +235,7 @@ def _explained(
     rest = len(wrong) - len(places)
     if rest:
         say = f"{rest} more tensors are wrong, as consequences of the above or by themselves"
-        findings.append(Finding("consequences", None, None, say, certain=False))
+        findings.append(Finding("consequences", None, None, say, "unexplained"))
     return findings
 
 

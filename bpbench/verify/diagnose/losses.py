@@ -61,7 +61,7 @@ def judge_losses(
         return Finding(mistake, None, "loss", f"the loss that comes with the gradients: {say}. "
                        + advice)  # fmt: skip
     say = f"the loss that comes with the gradients is off by {share:.2g} of itself"
-    return Finding("wrong loss", None, "loss", say, certain=False)
+    return Finding("wrong loss", None, "loss", say, "unexplained")
 
 
 def _true(probes: Sequence[Probe], readings: Sequence[Reading]) -> tuple[Array, Array]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpbench.network import Array
 from bpbench.verify.diagnose.catalogue import remedy
 from bpbench.verify.diagnose.chains import UNKNOWN, Case, Chain, Mistake
 from bpbench.verify.diagnose.layerwise import right_delta
@@ -29,10 +28,15 @@ def forward_lost(layer: int) -> Finding:
         "weights that move between the samples look like this). What lies above and below follows "
         "from it"
     )
-    return Finding(UNKNOWN, at, tensor, say, certain=False)
+    return Finding(UNKNOWN, at, tensor, say, "unexplained")
 
 
 def findings(case: Case, best: Chain, others: Sequence[Chain]) -> Iterator[Finding]:
+    """The findings of an explanation, from the output back.
+
+    Args:
+        others: the explanations that are as likely.
+    """
     theirs = [places(chain) for chain in others]
     seen: set[tuple[str, int, str]] = set()
     unexplained = {(m.layer, m.tensor) for m in best.mistakes if m.name == UNKNOWN}
@@ -42,57 +46,54 @@ def findings(case: Case, best: Chain, others: Sequence[Chain]) -> Iterator[Findi
         if place in seen or (mistake.name != UNKNOWN and place[1:] in unexplained):
             continue
         seen.add(place)
-        sure = mistake.name != UNKNOWN and all(place in other for other in theirs)
-        sure = sure and not mistake.name.startswith("float")
-        # where dW and db of a layer above agree on no delta, its input may be wrong, and so all
-        sure = sure and not any(
-            layer > mistake.layer and tensor != "delta" for layer, tensor in unexplained
+        sure = all(place in other for other in theirs) and not any(
+            # where dW and db of a layer above agree on no delta, its input may be wrong, and so all
+            layer > mistake.layer and tensor != "delta"
+            for layer, tensor in unexplained
         )
-        yield Finding(
-            mistake.name, mistake.layer, mistake.tensor, _say(case, best, mistake, sure, others),
-            sure,
-        )  # fmt: skip
+        yield _finding(case, best, mistake, sure, others)
 
 
-def _say(case: Case, chain: Chain, mistake: Mistake, sure: bool, others: Sequence[Chain]) -> str:
+def _finding(
+    case: Case, chain: Chain, mistake: Mistake, sure: bool, others: Sequence[Chain]
+) -> Finding:
+    """One mistake of an explanation, with how sure it is.
+
+    Args:
+        sure: whether every explanation names it, and nothing above puts it in doubt.
+    """
+    name, layer, tensor, seen = mistake
     last = case.layers - 1
-    where = f"layer {mistake.layer}" + (" (the output)" if mistake.layer == last and last else "")
-    place = f"{mistake.tensor}[{mistake.layer}]"
-    if mistake.say.startswith("it is "):
-        text = f"{where}: {place} {mistake.say[3:]}"
-        text += (
-            ", and every gradient with it"
-            if mistake.layer == last > 0 and mistake.tensor == "delta"
-            else ""
-        )
-    else:
-        text = f"{where}, {place}: {mistake.say}"
-    advice = remedy(mistake.name)
-    if mistake.name == UNKNOWN:
-        return f"{text}; nothing known explains it{_ratios(case, chain, mistake)}"
-    if mistake.name.startswith("float"):
-        return f"{text}. {advice}. Likely, not certain"
+    where = f"layer {layer}" + (" (the output)" if layer == last and last else "")
+    text = f"{where}, {tensor}[{layer}]: {seen}"
+    if name == UNKNOWN:
+        say = f"{text}; nothing known explains it{_ratios(case, chain, mistake)}"
+        return Finding(name, layer, tensor, say, "unexplained")
+    if layer == last > 0 and tensor == "delta":
+        text += "; every gradient follows from it"
+    advice = remedy(name)
     text += f". {advice}" if advice else ""
+    if name.startswith("float"):
+        why = "only the size of the error tells of it"
+        return Finding(name, layer, tensor, text, "likely", why)
     if sure:
-        return f"{text}. Certain: it gives these very numbers on {batch_of(case.probes)}"
+        why = f"it gives these very numbers on {batch_of(case.probes)}"
+        return Finding(name, layer, tensor, text, why=why)
     if not others:
-        return f"{text}. Possible: it would follow if nothing unknown above reached down to here"
-    return f"{text}. Possible; as possible: {_alternatives(chain, others)}"
+        why = "it would follow if nothing unknown above reached down to here"
+        return Finding(name, layer, tensor, text, "possible", why)
+    return Finding(name, layer, tensor, text, "possible", alternatives=_others(chain, others))
 
 
-def _alternatives(chain: Chain, others: Sequence[Chain]) -> str:
+def _others(chain: Chain, others: Sequence[Chain]) -> tuple[str, ...]:
     """What else would explain it, each thing at each place once, the likeliest first."""
     said: dict[tuple[str, int, str], str] = {}
     known = places(chain)
-    for other in others:
-        for m in other.mistakes:
-            if (m.name, m.layer, m.tensor) not in known:
-                seen = m.say.removeprefix("it is ")
-                say = f"{m.name} in {m.tensor}[{m.layer}] ({seen})"
-                said.setdefault((m.name, m.layer, m.tensor), say)
-    shown = list(said.values())
-    more = f"; or {len(shown) - 3} more" if len(shown) > 3 else ""
-    return "; or ".join(shown[:3]) + more
+    for name, layer, tensor, seen in (m for other in others for m in other.mistakes):
+        if (name, layer, tensor) not in known:
+            say = f"{name} in {tensor}[{layer}] ({seen})"
+            said.setdefault((name, layer, tensor), say)
+    return tuple(said.values())
 
 
 def _ratios(case: Case, chain: Chain, mistake: Mistake) -> str:
@@ -102,7 +103,7 @@ def _ratios(case: Case, chain: Chain, mistake: Mistake) -> str:
     for i, answer in enumerate(case.answers):
         if not usable(answer.W[layer]):
             return ""
-        delta = _expected(case, chain, layer, i)
+        delta = right_delta(case, chain, layer)[0][i]
         below = chain.inputs[layer][i]
         if mistake.tensor == "db":
             found.append(answer.b[layer].ravel())
@@ -119,7 +120,3 @@ def _ratios(case: Case, chain: Chain, mistake: Mistake) -> str:
         f". Found / right, entry by entry: from {low:.3g} to {high:.3g}, half of them between "
         f"{quarter:.3g} and {three:.3g}, median {middle:.3g}"
     )
-
-
-def _expected(case: Case, chain: Chain, layer: int, i: int) -> Array:
-    return right_delta(case, chain, layer)[0][i]
