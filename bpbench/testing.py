@@ -1,4 +1,4 @@
-"""How do I hold gradients and backends to the truth in my own tests? Assertions for pytest.
+"""How do I test gradients and backends in my own tests? Assertions for pytest.
 
 It imports no framework.
 """

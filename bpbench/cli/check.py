@@ -16,7 +16,9 @@ from bpbench.cli.exits import FAILED, FINE
 from bpbench.cli.options import Name, common
 from bpbench.cli.verify import Sizes
 from bpbench.errors import UsageError, unknown
+from bpbench.experiment import DTYPES
 from bpbench.network import LOSS_OUTPUTS, MLP, OUTPUT_ACTIVATIONS
+from bpbench.verify.arguments import LABELS, SAMPLES, WEIGHTS
 
 NAMES = (
     "my_gradients", "gradients", "gradient", "compute_gradients", "backpropagate", "backprop",
@@ -25,9 +27,7 @@ NAMES = (
 )  # fmt: skip
 """What a function of gradients is called, the likeliest first, where none is named."""
 SIZES = (4, 3, 2)
-LAYOUTS = {"weights": ("out_in", "in_out")}
-SAMPLES = ("rows", "columns", "one vector", "one column", "one row")
-LABELS = ("as given", "flat", "classes")
+RECOGNISED = "[default: recognised]"
 
 
 @click.command(
@@ -41,27 +41,58 @@ LABELS = ("as given", "flat", "classes")
       bpbench check net.py --sizes 2,3,1 --weights in_out --samples columns --json
 
     \b
-    The function is my_gradients(W, b, x, y) -> (dW, db) or (loss, dW, db). The file may hold
-    network = bpbench.MLP(...) instead of the options.
+    The function is my_gradients(W, b, x, y) -> (dW, db) or (loss, dW, db). Without :FUNCTION, the
+    first of these names that the file has: my_gradients, gradients, backward, backprop, ...
+    The file may hold network = bpbench.MLP(...) instead of the options.
     """,
 )
 @click.argument("file", metavar="FILE.py[:FUNCTION]")
 @click.option("--sizes", type=Sizes(), help="Units per layer, inputs first. [default: 4,3,2]")
 @click.option(
-    "--hidden", metavar="NAME[,NAME...]",
+    "--hidden",
+    metavar="NAME[,NAME...]",
     help="Hidden activations: one, or one per hidden layer. [default: sigmoid]",
-)  # fmt: skip
-@click.option("--output", "output_", type=Name(OUTPUT_ACTIVATIONS), help="[default: the loss's]")
-@click.option("--loss", type=Name(tuple(LOSS_OUTPUTS)), help="[default: half_squared_error]")
-@click.option("--no-bias", is_flag=True, default=None, help="A network without biases.")
-@click.option("--l2", type=click.FloatRange(min=0), default=0.0, help="0.5 * l2 * sum of W^2.")
-@click.option("--weights", type=Name(LAYOUTS["weights"]), help="Found out where not given.")
-@click.option("--samples", type=Name(SAMPLES), help="Found out where not given.")
-@click.option("--labels", type=Name(LABELS), help="Found out where not given.")
-@click.option(
-    "--dtype", type=Name(("float32", "float64")), default="float64", help="[default: float64]"
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, metavar="N", help="[default: 0]")
+@click.option(
+    "--output",
+    "output_",
+    type=Name(OUTPUT_ACTIVATIONS),
+    help="Activation of the outputs. [default: the loss's own; sigmoid for half_squared_error]",
+)
+@click.option(
+    "--loss",
+    type=Name(tuple(LOSS_OUTPUTS)),
+    help="Averaged over the samples. [default: half_squared_error; cross_entropy after softmax]",
+)
+@click.option(
+    "--no-bias", is_flag=True, default=None, help="Without biases. [default: with biases]"
+)
+@click.option(
+    "--l2",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="NUMBER",
+    help="Weight decay: 0.5 * l2 * sum of W^2 is part of the loss.",
+)
+@click.option("--weights", type=Name(tuple(WEIGHTS)), help=f"How W lies. {RECOGNISED}")
+@click.option("--samples", type=Name(tuple(SAMPLES)), help=f"How x and y lie. {RECOGNISED}")
+@click.option("--labels", type=Name(tuple(LABELS)), help=f"What y holds. {RECOGNISED}")
+@click.option(
+    "--dtype",
+    type=Name(DTYPES),
+    default="float64",
+    show_default=True,
+    help="What the function computes in.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of the parameters and inputs that it is given.",
+)
 @common
 def command(
     file: str,
@@ -78,8 +109,8 @@ def command(
 ) -> int:
     """Are your own gradients right, and if not, in which layer and why?
 
-    The function is called on its own sizes and on small networks that tell mistakes apart, in the
-    layout of weights and samples that it turns out to want.
+    The function is called on its own sizes and on small networks that tell mistakes apart. Its
+    layout of weights and samples is recognised.
     """
     from bpbench.verify.check import check
 
@@ -88,7 +119,7 @@ def command(
         network, chosen = network_of(module, described)
         if not chosen and not quiet:
             output.note(
-                f"no network was described: taking {network} "
+                f"no network was described, so it is {network} "
                 "(--sizes, --hidden, --output, --loss, or network = bpbench.MLP(...) in the file)"
             )
         report = check(
@@ -130,7 +161,7 @@ def load_function(name: str) -> tuple[ModuleType, Callable[..., Any]]:
         likely = own
     if not likely:
         raise UsageError(
-            f"check: {path} defines {', '.join(own) or 'no function'}; say which one is meant, "
+            f"check: {path} defines {', '.join(own) or 'no function'}; name the one you mean, "
             f"such as {path}:{own[0] if own else 'my_gradients'}"
         )
     return module, functions[likely[0]]

@@ -10,12 +10,14 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.probe import Probe
+
+if TYPE_CHECKING:  # the command's help needs the names of layouts, and no diagnosis
+    from bpbench.verify.diagnose.probe import Probe
 
 WEIGHTS = {"out_in": "(n_out, n_in)", "in_out": "(n_in, n_out)"}
 SAMPLES = {

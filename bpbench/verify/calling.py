@@ -22,7 +22,7 @@ from bpbench.verify import truth
 from bpbench.verify.arguments import Layout, bind, layouts, single_layouts
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.findings import Finding
-from bpbench.verify.results import Expected, Returned, sort_out
+from bpbench.verify.returned import Expected, Returned, sort_out
 
 OVERWRITTEN = "result overwritten by the next call"
 SLOW = 1.0
