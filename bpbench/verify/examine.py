@@ -94,12 +94,9 @@ def _judged(reply: Reply, dtype: str) -> Report:
     subject = str(probe)
     if answer is None:
         return Report(WRONG, subject)
-    true = truth.backpropagate(
-        probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
-    ).gradients
+    W, b = (answer.W, answer.b) if reply.whole else _completed(probe, answer)
     whole = Gradients(
-        tuple(_cast(w, t, dtype) for w, t in zip(answer.W, true.W, strict=True)),
-        tuple(_cast(b, t, dtype) for b, t in zip(answer.b, true.b, strict=True)),
+        tuple(np.asarray(w, dtype) for w in W), tuple(np.asarray(v, dtype) for v in b)
     )
     nothing: Any = None
     found = Backpropagation(nothing, nothing, nothing, nothing, whole, nothing)
@@ -136,9 +133,16 @@ def _errors(probe: Probe, found: Gradients[Array], dtype: str) -> tuple[TensorEr
     return tuple(errors)
 
 
-def _cast(found: Array, true: Array, dtype: str) -> Array:
-    """An array in the claimed dtype; the truth stands in for one that cannot be looked at."""
-    return np.asarray(found if usable(found) else true, dtype)
+def _completed(probe: Probe, answer: Answer) -> tuple[list[Array], list[Array]]:
+    """W and b, where the truth stands in for what cannot be looked at."""
+    true = truth.backpropagate(
+        probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
+    ).gradients
+    pairs = ((answer.W, true.W), (answer.b, true.b))
+    W, b = (
+        [g if usable(g) else t for g, t in zip(found, right, strict=True)] for found, right in pairs
+    )
+    return W, b
 
 
 def once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
