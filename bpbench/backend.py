@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bpbench.errors import Unsupported, UsageError, unknown
+from bpbench.losses import check_targets
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer
 
@@ -383,19 +384,7 @@ class Model(ABC):
 
     def _target(self, y: ArrayLike, rows: int) -> Array:
         target = self._matrix("y", y, self.network.sizes[-1], rows)
-        loss = self.network.loss
-        if loss != "half_squared_error" and (target.min() < 0 or target.max() > 1):
-            raise UsageError(
-                f"y has values from {target.min():g} to {target.max():g}; "
-                f"{loss} expects probabilities, from 0 to 1"
-            )
-        sums = target.sum(axis=1, dtype=np.float64)
-        if loss == "cross_entropy" and np.abs(sums - 1).max() > 1e-3:
-            row = int(np.abs(sums - 1).argmax())
-            raise UsageError(
-                f"row {row} of y sums to {sums[row]:g}; cross_entropy expects rows that sum to 1: "
-                "one-hot classes or probabilities"
-            )
+        check_targets(self.network.loss, target)
         return target
 
 

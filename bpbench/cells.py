@@ -19,7 +19,8 @@ import numpy as np
 
 from bpbench.datasets import BatchOrder, Dataset
 from bpbench.errors import UsageError, unknown
-from bpbench.network import MLP, SCHEMES, Array, Parameters, initial_parameters
+from bpbench.losses import check_targets
+from bpbench.network import MLP, SCHEMES, Parameters, initial_parameters
 from bpbench.optimizers import Optimizer
 
 QUESTIONS = ("verify", "train", "speed")
@@ -122,20 +123,9 @@ class Point:
                 f"outputs, but the network has {expected[0]} and {expected[1]} "
                 f"(sizes {self.network.sizes})"
             )
-        if self.network.loss == "half_squared_error":
-            return
         for name, part in self.data.parts.items():
-            low, high = part.y.min(), part.y.max()
-            if low < 0 or high > 1:
-                raise UsageError(
-                    f"{what}: the {name} outputs of data {self.data.name!r} go from {low:g} to "
-                    f"{high:g}; loss {self.network.loss!r} expects probabilities, from 0 to 1"
-                )
-            if self.network.loss == "cross_entropy" and not _rows_sum_to_one(part.y):
-                raise UsageError(
-                    f"{what}: the {name} outputs of data {self.data.name!r} have rows that do not "
-                    "sum to 1; loss 'cross_entropy' expects one-hot classes or probabilities"
-                )
+            where = f"{what}: the {name} outputs of data {self.data.name!r}: "
+            check_targets(self.network.loss, part.y, where)
 
     def _check_initial(self, what: str) -> None:
         if isinstance(self.initial, str):
@@ -244,10 +234,6 @@ def _at(varied: Mapping[str, str]) -> str:
 @lru_cache(maxsize=64)
 def _data_digest(data: Dataset) -> str:
     return data.digest()
-
-
-def _rows_sum_to_one(y: Array) -> bool:
-    return bool(np.abs(y.sum(axis=1, dtype=np.float64) - 1).max() <= 1e-3)
 
 
 def _backend_identity(name: str) -> str:

@@ -10,21 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from bpbench.activations import ACTIVATIONS, hidden_activations
+from bpbench.activations import LEAKY_RELU_SLOPE as LEAKY_RELU_SLOPE  # for backends, as is Array
+from bpbench.arithmetic import Array as Array
 from bpbench.errors import UsageError, unknown
+from bpbench.losses import LOSSES
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-LEAKY_RELU_SLOPE = 0.01
-HIDDEN_ACTIVATIONS = (
-    "identity", "sigmoid", "tanh", "relu", "leaky_relu", "elu", "softplus", "gelu", "silu",
-)  # fmt: skip
-OUTPUT_ACTIVATIONS = (*HIDDEN_ACTIVATIONS, "softmax")
-LOSS_OUTPUTS = {
-    "half_squared_error": OUTPUT_ACTIVATIONS,
-    "binary_cross_entropy": ("sigmoid",),
-    "cross_entropy": ("softmax",),
-}
-"""Which outputs each loss goes with; both cross-entropies are computed from logits."""
+HIDDEN_ACTIVATIONS = hidden_activations()
+OUTPUT_ACTIVATIONS = tuple(ACTIVATIONS)
+LOSS_OUTPUTS = {name: row.allowed for name, row in LOSSES.items()}
 
 
 @dataclass(frozen=True)
@@ -63,21 +57,22 @@ class MLP:
                     f"{self.layers - 1} hidden layers; give one name, or one per hidden layer"
                 )
         for name in (self.hidden,) if isinstance(self.hidden, str) else self.hidden:
-            if name == "softmax":
+            if name in ACTIVATIONS and not ACTIVATIONS[name].hidden:
                 raise UsageError(
-                    "MLP: softmax is an output activation; hidden layers take one of: "
-                    + ", ".join(HIDDEN_ACTIVATIONS)
+                    f"MLP: {name} is an output activation; hidden layers take one of: "
+                    + ", ".join(hidden_activations())
                 )
-            if name not in HIDDEN_ACTIVATIONS:
-                raise unknown("MLP: hidden activation", name, HIDDEN_ACTIVATIONS)
-        if self.output not in OUTPUT_ACTIVATIONS:
-            raise unknown("MLP: output activation", self.output, OUTPUT_ACTIVATIONS)
-        if self.loss not in LOSS_OUTPUTS:
-            raise unknown("MLP: loss", self.loss, LOSS_OUTPUTS)
-        if self.output not in LOSS_OUTPUTS[self.loss]:
+            if name not in ACTIVATIONS:
+                raise unknown("MLP: hidden activation", name, hidden_activations())
+        if self.output not in ACTIVATIONS:
+            raise unknown("MLP: output activation", self.output, ACTIVATIONS)
+        if self.loss not in LOSSES:
+            raise unknown("MLP: loss", self.loss, LOSSES)
+        if self.output not in LOSSES[self.loss].allowed:
+            fitting = [repr(name) for name, row in LOSSES.items() if self.output in row.allowed]
             raise UsageError(
-                f"MLP: loss {self.loss!r} goes with output {LOSS_OUTPUTS[self.loss][0]!r}, not "
-                f"{self.output!r}; change the output, or use loss 'half_squared_error'"
+                f"MLP: loss {self.loss!r} goes with output {LOSSES[self.loss].output!r}, not "
+                f"{self.output!r}; change the output, or use loss {' or '.join(fitting)}"
             )
         if not isinstance(self.bias, bool):
             raise UsageError(f"MLP: bias is {self.bias!r}; expected True or False")

@@ -170,7 +170,7 @@ def test_a_function_for_initial_parameters_that_returns_none_is_an_error() -> No
         ),
         (
             {"network": MLP((2, 3, 1), output="softmax", loss="cross_entropy")},
-            "train outputs of data 'xor' have rows that do not sum to 1",
+            "train outputs of data 'xor': y has rows that do not sum to 1",
         ),
     ],
 )
@@ -184,7 +184,7 @@ def test_an_experiment_that_cannot_be_meant_is_an_error(
 def test_outputs_that_are_no_probabilities_are_an_error() -> None:
     data = Dataset("big", Part(np.eye(2), np.full((2, 1), 3.0)))
     network = MLP((2, 1), output="sigmoid", loss="binary_cross_entropy")
-    with pytest.raises(UsageError, match="go from 3 to 3; loss 'binary_cross_entropy' expects"):
+    with pytest.raises(UsageError, match="y goes from 3 to 3; loss 'binary_cross_entropy' expects"):
         xor_experiment(data=data, network=network, batch_size=1)
 
 

@@ -18,7 +18,9 @@ FRAMEWORKS = {"torch", "jax", "jaxlib", "optax", "tensorflow", "keras", "autogra
 HEAVY = FRAMEWORKS | {"pandas", "scipy", "rich", "tabulate", "IPython", "matplotlib"}
 
 LEVELS = (
-    {"errors"},
+    {"errors", "arithmetic"},
+    {"activations"},
+    {"losses"},
     {"network", "datasets", "optimizers"},
     {"backend"},
     {"registry", "verify", "measure"},

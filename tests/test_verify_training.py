@@ -7,11 +7,11 @@ import pytest
 
 import bpbench
 from bpbench import MLP, SGD, Adam, Parameters, RMSProp, initial_parameters
+from bpbench.arithmetic.rounding import precision
 from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
 from bpbench.verify import truth
 from bpbench.verify.drift import Drift
 from bpbench.verify.training import simulate
-from bpbench.verify.variance import precision
 from bpbench.verify.verdict import judge_training
 
 OUTPUTS = [(output, loss) for loss, outputs in LOSS_OUTPUTS.items() for output in outputs]

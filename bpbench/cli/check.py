@@ -11,13 +11,15 @@ from typing import Any
 
 import click
 
+from bpbench.activations import ACTIVATIONS
 from bpbench.cli import output
 from bpbench.cli.exits import FAILED, FINE
 from bpbench.cli.options import Name, common
 from bpbench.cli.verify import Sizes
 from bpbench.errors import UsageError, unknown
 from bpbench.experiment import DTYPES
-from bpbench.network import LOSS_OUTPUTS, MLP, OUTPUT_ACTIVATIONS
+from bpbench.losses import LOSSES, completed
+from bpbench.network import MLP
 from bpbench.verify.arguments import LABELS, SAMPLES, WEIGHTS
 
 NAMES = (
@@ -56,12 +58,12 @@ RECOGNISED = "[default: recognised]"
 @click.option(
     "--output",
     "output_",
-    type=Name(OUTPUT_ACTIVATIONS),
+    type=Name(tuple(ACTIVATIONS)),
     help="Activation of the outputs. [default: the loss's own; sigmoid for half_squared_error]",
 )
 @click.option(
     "--loss",
-    type=Name(tuple(LOSS_OUTPUTS)),
+    type=Name(tuple(LOSSES)),
     help="Averaged over the samples. [default: half_squared_error; cross_entropy after softmax]",
 )
 @click.option(
@@ -173,12 +175,7 @@ def network_of(module: ModuleType, described: dict[str, Any]) -> tuple[MLP, bool
     own = getattr(module, "network", None)
     if not given and isinstance(own, MLP):
         return own, True
-    loss = given.get("loss")
-    out = given.get("output_")
-    if loss is None:
-        loss = "cross_entropy" if out == "softmax" else "half_squared_error"
-    if out is None:
-        out = LOSS_OUTPUTS[loss][0] if loss != "half_squared_error" else "sigmoid"
+    out, loss = completed(given.get("output_"), given.get("loss"), "half_squared_error")
     names = tuple(str(given.get("hidden", "sigmoid")).split(","))
     hidden = names[0] if len(names) == 1 else names
     sizes = given.get("sizes", SIZES)

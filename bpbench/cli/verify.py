@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bpbench.activations import ACTIVATIONS
 from bpbench.cli import output
 from bpbench.cli.options import Name, Where, common, where_to_run
 from bpbench.errors import UsageError
-from bpbench.network import LOSS_OUTPUTS, MLP, OUTPUT_ACTIVATIONS, SCHEMES
+from bpbench.losses import LOSSES, completed
+from bpbench.network import MLP, SCHEMES
 
 if TYPE_CHECKING:
     from bpbench.experiment import Experiment
@@ -53,8 +55,8 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks
     "--hidden", metavar="NAME[,NAME...]",
     help="Hidden activations: one, or one per hidden layer. [default: sigmoid]",
 )  # fmt: skip
-@click.option("--output", "output_", type=Name(OUTPUT_ACTIVATIONS), help="[default: softmax]")
-@click.option("--loss", type=Name(tuple(LOSS_OUTPUTS)), help="[default: the output's own]")
+@click.option("--output", "output_", type=Name(tuple(ACTIVATIONS)), help="[default: softmax]")
+@click.option("--loss", type=Name(tuple(LOSSES)), help="[default: the output's own]")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Rows. [default: 32]")
 @click.option("--no-bias", is_flag=True, default=None, help="A network without biases.")
 @click.option("--init", type=Name(tuple(SCHEMES)), help="[default: scaled_normal]")
@@ -125,10 +127,7 @@ def random_experiment(
     from bpbench.experiment import Experiment
     from bpbench.optimizers import SGD
 
-    if loss is None:
-        loss = "cross_entropy" if output_ in (None, "softmax") else "half_squared_error"
-    if output_ is None:
-        output_ = "softmax" if loss == "cross_entropy" else "sigmoid"
+    output_, loss = completed(output_, loss, "cross_entropy")
     names = tuple(hidden.split(","))
     network = MLP(sizes, names[0] if len(names) == 1 else names, output_, loss, not no_bias)
 

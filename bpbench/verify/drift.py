@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from bpbench.network import Array
+from bpbench.arithmetic import Array
+from bpbench.arithmetic.rounding import Precision
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
-from bpbench.verify.variance import Precision
 
 
 class Drift:

@@ -9,64 +9,25 @@ and with the formulas that frameworks use as well as with the careful ones of ``
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from bpbench.activations import Formula, find_activation
+from bpbench.arithmetic import Array
+from bpbench.arithmetic.rounding import precision
 from bpbench.backend import Backpropagation, Gradients
-from bpbench.network import MLP, Array, Parameters
+from bpbench.network import MLP, Parameters
 from bpbench.optimizers import Optimizer
 from bpbench.verify import truth
-from bpbench.verify.truth import FORMULAS, Formula
-from bpbench.verify.variance import BENDS, precision
 
 
-def _sigmoid(z: Array) -> tuple[Array, Array]:
-    a = 1 / (1 + np.exp(-z))
-    return a, a * (1 - a)
-
-
-def _tanh(z: Array) -> tuple[Array, Array]:
-    a = np.tanh(z)
-    return a, 1 - a * a
-
-
-def _elu(z: Array) -> tuple[Array, Array]:
-    a = np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
-    return a, np.where(z > 0, np.ones_like(z), a + 1)
-
-
-def _softplus(z: Array) -> tuple[Array, Array]:
-    a = np.logaddexp(z, 0)
-    return a, np.exp(z - a)
-
-
-def _gelu(z: Array) -> tuple[Array, Array]:
-    from scipy.special import erf  # here, so that only networks with gelu need SciPy's time
-
-    cdf = (1 + erf(z * np.sqrt(0.5).astype(z.dtype))) / 2
-    density = np.exp(-z * z / 2) / np.sqrt(2 * np.pi).astype(z.dtype)
-    return z * cdf, cdf + z * density
-
-
-def _silu(z: Array) -> tuple[Array, Array]:
-    s = 1 / (1 + np.exp(-z))
-    return z * s, s * (1 + z * (1 - s))
-
-
-PLAIN: dict[str, Formula] = {
-    "identity": FORMULAS["identity"],
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "elu": _elu,
-    "softplus": _softplus,
-    "gelu": _gelu,
-    "silu": _silu,
-}
-"""The activations as frameworks compute them, cancellation and all."""
+def plain(name: str) -> Formula:
+    """The formula of an activation as frameworks compute it, cancellation and all."""
+    return find_activation(name).plain
 
 
 IMPLEMENTATION = 0.5
@@ -75,16 +36,21 @@ COMMON = 0.2
 """The part of that by which all entries err to one side, as polynomials in libraries do."""
 
 
-def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formula]:
+def formulas(run: int, rng: np.random.Generator, dtype: str) -> Callable[[str], Formula]:
     """Plain and careful formulas by turns, each value off by as much as libraries differ."""
     p = precision(dtype)
+    chosen = plain if run % 2 == 0 else truth.careful
 
-    def erring(name: str, formula: Formula) -> Formula:
+    def erring(name: str) -> Formula:
+        formula, rounding = chosen(name), find_activation(name).rounding
+        if rounding is None:
+            return formula
+
         def evaluate(z: Array) -> tuple[Array, Array]:
             a, slope = formula(z)
             wide = [v.astype(np.float64) for v in (z, a, slope)]
-            bend = BENDS[name](wide[0], wide[1], wide[2], p)
-            return off(a, bend.value), off(slope, bend.slope)
+            errs = rounding(wide[0], wide[1], wide[2], p)
+            return off(a, errs.value), off(slope, errs.slope)
 
         return evaluate
 
@@ -92,8 +58,7 @@ def formulas(run: int, rng: np.random.Generator, dtype: str) -> dict[str, Formul
         errors = rng.standard_normal(values.shape) + COMMON * rng.standard_normal()
         return np.asarray(values + IMPLEMENTATION * sigma * errors, values.dtype)
 
-    chosen = PLAIN if run % 2 == 0 else FORMULAS
-    return {name: erring(name, formula) for name, formula in chosen.items()}
+    return erring
 
 
 SMALL = 2e7

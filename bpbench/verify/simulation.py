@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bpbench.arithmetic.rounding import precision
 from bpbench.backend import Backpropagation, map_arrays
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Adam, Optimizer
@@ -20,7 +21,7 @@ from bpbench.verify import runs
 from bpbench.verify.drift import Drift
 from bpbench.verify.tolerance import Place, distance, near_corners
 from bpbench.verify.truth import Run, precision_above
-from bpbench.verify.variance import Problem, precision, variances
+from bpbench.verify.variance import Problem, variances
 
 MARGIN, ADDED_UP = 4.0, 2.0
 """Errors of steps by one formula and the same constants go to the same side, and so add up to more

@@ -1,26 +1,23 @@
 """What would a network's gradients be without rounding? Backpropagation in a higher precision.
 
-float32 and lower are judged by float64, float64 by extended precision. The formulas are written so
-that nothing cancels: e^-|z| stands for what would otherwise be 1 - a. No backend is used here.
+float32 and lower are judged by float64, float64 by extended precision. No backend is used here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bpbench.activations import Formula, find_activation
+from bpbench.arithmetic import Array, Numbers
+from bpbench.arithmetic.extended import EXTENDED, as_array, constant, matmul
 from bpbench.backend import Backpropagation, Gradients
-from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
+from bpbench.losses import ByLogits, find_loss
+from bpbench.network import MLP, Parameters
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
-from bpbench.verify.extended import EXTENDED, as_array, constant, matmul
-
-Numbers = Any
-"""An array of any precision: float32, float64, longdouble, or ``DoubleDouble``."""
-Formula = Callable[[Numbers], tuple[Numbers, Numbers]]
-"""z -> f(z), f'(z), entry by entry."""
 
 
 def precision_above(dtype: str) -> str:
@@ -28,92 +25,9 @@ def precision_above(dtype: str) -> str:
     return EXTENDED if np.dtype(dtype).itemsize >= 8 else "float64"
 
 
-# ── Activations: the value and the derivative at z ─────────────────────────────────────────────
-
-
-def _identity(z: Numbers) -> tuple[Numbers, Numbers]:
-    return z, np.ones_like(z)
-
-
-def _sigmoid(z: Numbers) -> tuple[Numbers, Numbers]:
-    e = np.exp(-abs(z))
-    return np.where(z >= 0, np.ones_like(z), e) / (e + 1.0), e / (e + 1.0) / (e + 1.0)
-
-
-def _tanh(z: Numbers) -> tuple[Numbers, Numbers]:
-    e = np.exp(-2.0 * abs(z))
-    size = -np.expm1(-2.0 * abs(z)) / (e + 1.0)
-    return np.where(z >= 0, size, -size), 4.0 * e / (e + 1.0) / (e + 1.0)
-
-
-def _elu(z: Numbers) -> tuple[Numbers, Numbers]:
-    below = np.minimum(z, 0.0)
-    return np.where(z > 0, z, np.expm1(below)), np.exp(below)
-
-
-def _softplus(z: Numbers) -> tuple[Numbers, Numbers]:
-    return np.maximum(z, 0.0) + np.log1p(np.exp(-abs(z))), _sigmoid(z)[0]
-
-
-def _gelu(z: Numbers) -> tuple[Numbers, Numbers]:
-    cdf = gaussian_cdf(z)
-    return z * cdf, cdf + z * gaussian_density(z)
-
-
-def _silu(z: Numbers) -> tuple[Numbers, Numbers]:
-    s, slope = _sigmoid(z)
-    return z * s, s + z * slope
-
-
-def gaussian_density(z: Numbers) -> Numbers:
-    """e^(-z^2 / 2) / sqrt(2 pi), in the precision of z."""
-    return np.exp(-0.5 * z * z) * constant(z, 0.3989422804014327, -2.4923272022777166e-17)
-
-
-def gaussian_cdf(z: Numbers) -> Numbers:
-    """The standard normal distribution function, in the precision of z.
-
-    Up to 3, 1/2 + density * (z + z^3 / 3 + z^5 / 15 + ...), whose terms have one sign; above, the
-    tail is density / (z + 1 / (z + 2 / (z + 3 / ...))).
-
-    Sources: Marsaglia 2004, "Evaluating the normal distribution"; Laplace 1805.
-    """
-    short = isinstance(z, np.ndarray) and np.finfo(z.dtype).nmant < 64
-    terms, depth = (37, 60) if short else (65, 140)  # enough for 64 and 113 bits
-    size = abs(z)
-    density = gaussian_density(z)
-    near = np.minimum(size, 3.0)
-    square = near * near
-    term = total = near
-    for odd in range(3, 2 * terms, 2):
-        term = term * square / float(odd)
-        total = total + term
-    far = np.maximum(size, 3.0)
-    fraction = far
-    for n in range(depth, 0, -1):
-        fraction = far + float(n) / fraction
-    tail = np.where(size < 3, 0.5 - density * total, density / fraction)
-    return np.where(z > 0, 1.0 - tail, tail)
-
-
-def softmax(z: Numbers) -> Numbers:
-    """e^z over its sum, row by row."""
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
-
-
-CORNERS = {"relu": 0.0, "leaky_relu": LEAKY_RELU_SLOPE}
-"""Activations with a corner at 0: z above it, slope * z elsewhere."""
-
-FORMULAS: dict[str, Formula] = {
-    "identity": _identity,
-    "sigmoid": _sigmoid,
-    "tanh": _tanh,
-    "elu": _elu,
-    "softplus": _softplus,
-    "gelu": _gelu,
-    "silu": _silu,
-}
+def careful(name: str) -> Formula:
+    """The formula of an activation that the truth takes; raises UsageError for an unknown one."""
+    return find_activation(name).careful
 
 
 # ── One pass forward and back ──────────────────────────────────────────────────────────────────
@@ -168,7 +82,7 @@ def passes(
     cotangent: Numbers | None,
     l2: float,
     *,
-    formulas: Mapping[str, Formula] = FORMULAS,
+    formulas: Callable[[str], Formula] = careful,
     positive: Sequence[Array] | None = None,
 ) -> Backpropagation[Any]:
     """``backpropagate`` on arrays of any one precision, by any ``formulas`` of the activations."""
@@ -178,21 +92,20 @@ def passes(
     for layer, name in enumerate(network.activations):
         total = matmul(a[-1], W[layer].T)
         z.append(total + b[layer] if b else total)
-        if name in CORNERS:
-            above = z[-1] > 0 if positive is None else positive[layer]
-            slopes.append(np.where(above, np.ones_like(z[-1]), CORNERS[name]))
-            value = slopes[-1] * z[-1]
-        elif name == "softmax":
-            slopes.append(None)
-            value = softmax(z[-1])
+        corner = find_activation(name).corner
+        if corner is None:
+            value, slope = formulas(name)(z[-1])
         else:
-            value, slope = formulas[name](z[-1])
-            slopes.append(slope)
+            above = z[-1] > 0 if positive is None else positive[layer]
+            slope = np.where(above, np.ones_like(z[-1]), corner)
+            value = slope * z[-1]
         a.append(value)
+        slopes.append(slope)
 
     loss = None
     if y is not None:
-        loss = (_losses(network, z[-1], a[-1], y) / float(len(x))).sum()
+        entries = find_loss(network.loss).entries(z[-1], a[-1], y)
+        loss = (entries.sum(axis=1) / float(len(x))).sum()
         if l2:
             loss = loss + 0.5 * l2 * sum((w * w).sum() for w in W)
     delta = [_output_error(network, z[-1], a[-1], slopes[-1], y, cotangent)]
@@ -212,17 +125,6 @@ def passes(
     )
 
 
-def _losses(network: MLP, z: Numbers, a: Numbers, y: Numbers) -> Numbers:
-    """The loss of each row, (m,)."""
-    if network.loss == "half_squared_error":
-        return 0.5 * ((a - y) * (a - y)).sum(axis=1)
-    if network.loss == "binary_cross_entropy":  # y log(1 + e^-z) + (1 - y) log(1 + e^z)
-        tail = np.log1p(np.exp(-abs(z)))
-        return (y * np.maximum(-z, 0.0) + (1.0 - y) * np.maximum(z, 0.0) + tail).sum(axis=1)
-    r = z - z.max(axis=1, keepdims=True)
-    return (y * (np.log(np.exp(r).sum(axis=1, keepdims=True)) - r)).sum(axis=1)
-
-
 def _output_error(
     network: MLP,
     z: Numbers,
@@ -231,17 +133,15 @@ def _output_error(
     y: Numbers | None,
     cotangent: Numbers | None,
 ) -> Numbers:
-    """delta of the last layer, (m, n_L), for y or for a cotangent; ``slope`` None for softmax."""
-    if y is not None and network.loss == "cross_entropy":
-        return (a * y.sum(axis=1, keepdims=True) - y) / float(len(y))
-    if y is not None and network.loss == "binary_cross_entropy":
-        e = np.exp(-abs(z))  # a - y = a (1 - y) - (1 - a) y, which does not cancel at y = 1
-        error = np.where(z >= 0, 1.0 - y - e * y, e * (1.0 - y) - y)
-        return error / (e + 1.0) / float(len(y))
-    error = cotangent if y is None else (a - y) / float(len(y))
-    if slope is not None:
-        return error * slope
-    return a * (error - (error * a).sum(axis=1, keepdims=True))
+    """delta of the last layer, (m, n_L), for y or for a cotangent; ``slope`` is f'(z) if it has."""
+    error = cotangent
+    if y is not None:
+        derivative = find_loss(network.loss).derivative
+        if isinstance(derivative, ByLogits):
+            return derivative.delta(z, a, y)
+        error = derivative.error(a, y)
+    rows = find_activation(network.output).rows
+    return error * slope if rows is None else rows.carry(a, error)
 
 
 # ── Training ───────────────────────────────────────────────────────────────────────────────────
@@ -289,7 +189,7 @@ class Run:
         y: ArrayLike,
         optimizer: Optimizer,
         dtype: str,
-        formulas: Mapping[str, Formula] = FORMULAS,
+        formulas: Callable[[str], Formula] = careful,
     ) -> None:
         self.network, self.optimizer, self.formulas = network, optimizer, formulas
         self.x, self.y = as_array(x, dtype), as_array(y, dtype)

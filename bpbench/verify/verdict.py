@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bpbench.arithmetic.rounding import REDUCED, precision
 from bpbench.backend import Backpropagation
 from bpbench.errors import unknown
 from bpbench.network import MLP, Array, Parameters
@@ -42,7 +43,6 @@ from bpbench.verify.findings import (
 from bpbench.verify.runs import few_threads
 from bpbench.verify.tolerance import Place, Tolerance, parts, tolerance
 from bpbench.verify.training import judge_training
-from bpbench.verify.variance import REDUCED, precision
 
 __all__ = ["Finding", "Report", "TensorError", "judge", "judge_training"]
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from bpbench.network import LEAKY_RELU_SLOPE, Array
-from bpbench.verify import truth
+from bpbench.activations import ACTIVATIONS
+from bpbench.arithmetic import Array
 
 Function = Callable[[Array], tuple[Array, Array | None]]
 """z -> f(z) and f'(z); None where f does not work entry by entry."""
@@ -65,10 +65,7 @@ def _softsign(z: Array) -> tuple[Array, Array]:
 
 
 FUNCTIONS: Mapping[str, Function] = {
-    **truth.FORMULAS,
-    "relu": _leaky(0.0),
-    "leaky_relu": _leaky(LEAKY_RELU_SLOPE),
-    "softmax": _softmax_over(1),
+    **{name: row.careful for name, row in ACTIVATIONS.items()},
     "gelu by its tanh form": _gelu_by_tanh,
     "leaky_relu of slope 0.1": _leaky(0.1),
     "leaky_relu of slope 0.2": _leaky(0.2),
@@ -87,13 +84,9 @@ FUNCTIONS: Mapping[str, Function] = {
 """The activations of bpbench, and others that people take for them."""
 
 OF_OUTPUT: Mapping[str, Callable[[Array], Array]] = {
-    "sigmoid": lambda a: a * (1 - a),
-    "tanh": lambda a: 1 - a * a,
-    "relu": lambda a: (a > 0).astype(a.dtype),
-    "leaky_relu": lambda a: np.where(a > 0, 1, LEAKY_RELU_SLOPE),
-    "elu": lambda a: np.where(a > 0, 1, a + 1),
-    "softplus": lambda a: -np.expm1(-a),
-    "identity": np.ones_like,
+    name: row.slope_of_output
+    for name, row in ACTIVATIONS.items()
+    if row.slope_of_output is not None
 }
 """f' written as a formula of a = f(z), which goes wrong when it is given z."""
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bpbench.activations import find_activation
+from bpbench.losses import find_loss
 from bpbench.network import MLP, Array, Parameters
 from bpbench.verify import truth
-from bpbench.verify.diagnose.functions import FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,6 @@ class Answer:
 def usable(array: Array) -> bool:
     """Whether an array of an answer can be looked at."""
     return bool(np.isfinite(array).all())
-
-
-_SPREAD = {"relu": 1.5, "leaky_relu": 1.5, "identity": 1.0, "sigmoid": 2.0, "tanh": 1.2}
-"""The standard deviation of z that keeps f' lively; 1.5 for the others."""
 
 
 def generic(network: MLP, seed: int, l2: float = 0.0, outputs: int | None = None) -> list[Probe]:
@@ -148,30 +145,20 @@ def _draw_once(network: MLP, samples: int, rng: np.random.Generator, l2: float, 
         n_in, n_out = network.sizes[layer : layer + 2]
         w = rng.standard_normal((n_out, n_in))
         v = 0.4 * rng.standard_normal(n_out) if network.bias else np.zeros(n_out)
-        spread = _SPREAD.get(name, 1.5)
-        w *= spread / max(float(np.sqrt(np.mean((below @ w.T) ** 2))), 1e-3)
+        row = find_activation(name)
+        w *= row.spread / max(float(np.sqrt(np.mean((below @ w.T) ** 2))), 1e-3)
         W.append(_short(w))
         b.append(_short(v))
         z = below @ W[layer].T + b[layer]
-        below = FUNCTIONS[name](z)[0]
+        below = row.careful(z)[0]
     y = expected_outputs(network, samples, rng)
     return Probe(network, tuple(W), tuple(b) if network.bias else (), _short(x), y, l2, why)
 
 
 def expected_outputs(network: MLP, samples: int, rng: np.random.Generator) -> Array:
-    """Expected outputs that the loss allows, (m, n_L): one-hot for cross_entropy, 0 or 1 for the
-    binary one, between 0 and 1 where the outputs are, any number elsewhere.
-    """
-    n = network.sizes[-1]
-    if network.loss == "cross_entropy":
-        return np.asarray(np.eye(n)[rng.permutation(np.arange(samples) % n)])
-    if network.loss == "binary_cross_entropy":
-        return rng.permutation((np.arange(samples * n) % 2).astype(float)).reshape(samples, n)
-    if network.output == "softmax":
-        return _short(rng.dirichlet(np.ones(n), samples))
-    if network.output == "sigmoid":
-        return _short(rng.uniform(0, 1, (samples, n)))
-    return _short(rng.standard_normal((samples, n)))
+    """Expected outputs that the loss allows, (m, n_L)."""
+    output = find_activation(network.output)
+    return _short(find_loss(network.loss).draw(rng, samples, network.sizes[-1], output))
 
 
 def _short(values: Array) -> Array:
@@ -190,7 +177,7 @@ def _liveliness(probe: Probe) -> float:
         singular = np.linalg.svd(below, compute_uv=False)
         if probe.samples < below.shape[1]:
             scores.append(float(singular[-1] / max(singular[0], 1e-300)))
-        if probe.network.activations[layer] in ("relu", "leaky_relu", "elu"):
+        if find_activation(probe.network.activations[layer]).piecewise:
             scores.append(1e6 * float(np.abs(found.z[layer]).min()))
         delta = found.delta[layer]
         scores.append(
@@ -204,11 +191,12 @@ def _liveliness(probe: Probe) -> float:
 
 def saturated(probe: Probe) -> Probe:
     """The same network with outputs so large that a probability is exactly 0 or 1."""
-    size = 60.0 if probe.network.loss == "binary_cross_entropy" else 800.0
+    size = find_loss(probe.network.loss).saturating
     found = truth.backpropagate(
         probe.network, probe.parameters, probe.x, probe.y, l2=0, dtype="float64"
     )
-    z = found.z[-1] if probe.network.output == "sigmoid" else found.z[-1] - found.z[-1].mean()
+    by_rows = find_activation(probe.network.output).rows is not None
+    z = found.z[-1] - found.z[-1].mean() if by_rows else found.z[-1]
     factor = size / max(min(float(z.max()), -float(z.min())), 0.01 * float(np.abs(z).max()))
     W = (*probe.W[:-1], probe.W[-1] * factor)
     b = (*probe.b[:-1], probe.b[-1] * factor) if probe.b else ()
@@ -227,7 +215,7 @@ def at_zero(probe: Probe) -> Probe:
     """The same network in which the first unit of every relu layer is exactly 0."""
     W, b = [w.copy() for w in probe.W], [v.copy() for v in probe.b]
     for layer, name in enumerate(probe.network.activations):
-        if name in ("relu", "leaky_relu"):
+        if find_activation(name).corner is not None:
             W[layer][0] = 0
             if b:
                 b[layer][0] = 0
@@ -236,9 +224,7 @@ def at_zero(probe: Probe) -> Probe:
 
 def large(probe: Probe) -> Probe:
     """The same network with inputs, and where the loss allows errors, a thousand times as large."""
-    y = probe.y
-    if probe.network.loss == "half_squared_error":
-        y = probe.y * 1000
+    y = probe.y * find_loss(probe.network.loss).large
     W = (probe.W[0] / 1024, *probe.W[1:])
     return replace(probe, x=probe.x * 1024, W=W, y=y, why="a large gradient")
 

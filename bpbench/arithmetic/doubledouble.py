@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bpbench.network import Array
+from bpbench.arithmetic import Array
 
 
 class DoubleDouble(np.lib.mixins.NDArrayOperatorsMixin):

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bpbench.network import Array
-from bpbench.verify.doubledouble import DoubleDouble
+from bpbench.arithmetic import Array
+from bpbench.arithmetic.doubledouble import DoubleDouble
 
 LONGDOUBLE_BITS = np.finfo(np.longdouble).nmant + 1
 EXTENDED = "longdouble" if LONGDOUBLE_BITS > 53 else "doubledouble"
