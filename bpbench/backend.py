@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from bpbench.errors import Unsupported, UsageError, unknown
 from bpbench.losses import check_targets
 from bpbench.network import MLP, Array, Parameters
-from bpbench.optimizers import Optimizer
+from bpbench.optimizers import OPTIMIZERS, Optimizer
 
 T = TypeVar("T")
 Formula = TypeVar("Formula")
@@ -297,7 +297,7 @@ class Model(ABC):
         if not isinstance(optimizer, Optimizer):
             raise UsageError(
                 f"optimizer is a {type(optimizer).__name__}; "
-                "expected bpbench.SGD, bpbench.RMSProp or bpbench.Adam"
+                f"expected one of: {', '.join(f'bpbench.{name}' for name in OPTIMIZERS)}"
             )
         if self._optimizer is None:
             self.start(optimizer)

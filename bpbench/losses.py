@@ -92,7 +92,7 @@ def _any_numbers(y: Array) -> None:
 
 def _no_probabilities(y: Array) -> tuple[str, str] | None:
     low, high = y.min(), y.max()
-    if 0 <= low and high <= 1:
+    if low >= 0 and high <= 1:
         return None
     return f"goes from {low:g} to {high:g}", "probabilities, from 0 to 1"
 

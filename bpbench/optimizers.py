@@ -10,11 +10,13 @@ framework's own optimizer computes which of these formulas.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from bpbench.errors import Unsupported, UsageError, unknown
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,19 @@ class Adam(Optimizer):
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__: kind for kind in (SGD, RMSProp, Adam)}
+
+
+def entry_for(optimizer: Optimizer, table: Mapping[type[Optimizer], T], what: str) -> T:
+    """What a table by class has for an optimizer.
+
+    Raises:
+        UsageError: it has nothing for exactly this class; the message begins with ``what``.
+    """
+    kind = type(optimizer)
+    if kind not in table:
+        known = ", ".join(sorted(one.__name__ for one in table))
+        raise UsageError(f"{what} has no formula for {kind.__name__}; it has those for {known}")
+    return table[kind]
 
 
 def from_description(description: dict[str, Any]) -> Optimizer:

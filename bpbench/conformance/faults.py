@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bpbench.network import Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp, entry_for
 from bpbench.verify import truth
 from bpbench.verify.diagnose.probe import Probe
 
@@ -201,7 +201,11 @@ def _decoupled(optimizer: Any, state: dict[str, Any], g: Array) -> Array:
 
 def _other_formulas(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
     """Steps by formulas that people take for the stated one."""
-    if isinstance(optimizer, SGD) and optimizer.momentum:
+    return entry_for(optimizer, _OTHERS, "the search for faults")(optimizer)
+
+
+def _other_sgd(optimizer: SGD) -> Iterator[tuple[str, Any]]:
+    if optimizer.momentum:
         yield "momentum is ignored", lambda o, s, g: o.learning_rate * g
         yield "momentum is dampened: v = momentum * v + (1 - momentum) * g", _dampened
         yield "wrong Nesterov: it is plain momentum", _plain_momentum
@@ -211,33 +215,42 @@ def _other_formulas(optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
             "the momentum's state is lost after each step",
             lambda o, s, g: o.learning_rate * g * (1 + (o.momentum if o.nesterov else 0)),
         )
-    if isinstance(optimizer, RMSProp):
-        yield (
-            "epsilon is inside the root",
-            lambda o, s, g: (
-                o.learning_rate * g / np.sqrt(_average(s, "v", o.decay, g * g) + o.epsilon)
-            ),
-        )
-        yield (
-            "epsilon is ignored",
-            lambda o, s, g: o.learning_rate * g / np.sqrt(_average(s, "v", o.decay, g * g)),
-        )
-        yield (
-            "decay and 1 - decay are exchanged",
-            lambda o, s, g: (
-                o.learning_rate * g / (np.sqrt(_average(s, "v", 1 - o.decay, g * g)) + o.epsilon)
-            ),
-        )
-    if isinstance(optimizer, Adam):
-        yield (
-            "Adam's averages are not corrected for their start at 0 (bias correction)",
-            _adam(correct=False),
-        )
-        yield "epsilon is inside the root", _adam(inside=True)
-        yield "epsilon is added before the correction of v", _adam(early=True)
-        yield "epsilon is ignored", _adam(epsilon=0.0)
-        yield "beta1 and beta2 are exchanged", _adam(swap=True)
-        yield "the step count starts at 0, not at 1", _adam(first=0)
+
+
+def _other_rmsprop(optimizer: RMSProp) -> Iterator[tuple[str, Any]]:
+    yield (
+        "epsilon is inside the root",
+        lambda o, s, g: o.learning_rate * g / np.sqrt(_average(s, "v", o.decay, g * g) + o.epsilon),
+    )
+    yield (
+        "epsilon is ignored",
+        lambda o, s, g: o.learning_rate * g / np.sqrt(_average(s, "v", o.decay, g * g)),
+    )
+    yield (
+        "decay and 1 - decay are exchanged",
+        lambda o, s, g: (
+            o.learning_rate * g / (np.sqrt(_average(s, "v", 1 - o.decay, g * g)) + o.epsilon)
+        ),
+    )
+
+
+def _other_adam(optimizer: Adam) -> Iterator[tuple[str, Any]]:
+    yield (
+        "Adam's averages are not corrected for their start at 0 (bias correction)",
+        _adam(correct=False),
+    )
+    yield "epsilon is inside the root", _adam(inside=True)
+    yield "epsilon is added before the correction of v", _adam(early=True)
+    yield "epsilon is ignored", _adam(epsilon=0.0)
+    yield "beta1 and beta2 are exchanged", _adam(swap=True)
+    yield "the step count starts at 0, not at 1", _adam(first=0)
+
+
+_OTHERS: dict[type[Optimizer], Callable[[Any], Iterator[tuple[str, Any]]]] = {
+    SGD: _other_sgd,
+    RMSProp: _other_rmsprop,
+    Adam: _other_adam,
+}
 
 
 def _average(state: dict[str, Any], name: str, decay: float, value: Array) -> Array:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bpbench.activations import hidden_activations
 from bpbench.backend import Backend, Model
 from bpbench.errors import Unsupported
-from bpbench.network import HIDDEN_ACTIVATIONS, MLP, Array, Parameters
+from bpbench.losses import LOSSES
+from bpbench.network import MLP, Array, Parameters
 from bpbench.verify.diagnose.probe import Probe, draw
 
 
@@ -86,14 +88,20 @@ def _line(error: Exception) -> str:
 
 # ── Networks ───────────────────────────────────────────────────────────────────────────────────
 
-EVERY = MLP((6, 9, 8, 7, 10, 9, 8, 7, 6, 5, 3), HIDDEN_ACTIVATIONS, "identity")
-"""Every hidden activation, one above the other."""
 ENTROPY = MLP((7, 5, 4), "tanh", "softmax", "cross_entropy")
 BINARY = MLP((4, 6, 3), "sigmoid", "sigmoid", "binary_cross_entropy", bias=False)
 SQUARED = MLP((5, 4, 3), "silu", "softmax")
 """The Jacobian of a softmax that no cross-entropy cancels."""
 CORNERED = MLP((5, 6, 7, 3), ("relu", "leaky_relu"), "identity")
 TRAINED = MLP((5, 7, 3), "tanh", "softmax", "cross_entropy")
+
+
+def every_network() -> list[MLP]:
+    """Every hidden activation, one above the other, every loss, and what those leave out."""
+    hidden = hidden_activations()
+    tower = MLP((6, *(5 + i % 6 for i in range(len(hidden))), 3), hidden, "identity")
+    losses = [MLP((7, 5, 4), "tanh", row.output, name) for name, row in LOSSES.items()]
+    return [tower, BINARY, SQUARED, *losses]
 
 
 def case(network: MLP, samples: int = 6, seed: int = 0, l2: float = 0.0) -> Probe:

@@ -12,12 +12,12 @@ from bpbench.conformance.promise import (
     BINARY,
     CORNERED,
     ENTROPY,
-    EVERY,
     SQUARED,
     Subject,
     Test,
     apart,
     case,
+    every_network,
     furthest,
 )
 from bpbench.errors import UsageError
@@ -76,7 +76,8 @@ def _said(report: Report, probe: Probe) -> list[str]:
 def _right_everywhere(subject: Subject) -> list[str]:
     """Loss, z, a, delta, gradients and input gradient, for every activation and loss."""
     faults = []
-    for probe in (case(EVERY, 4), case(ENTROPY), case(BINARY), case(SQUARED)):
+    for network in every_network():
+        probe = case(network, 4)
         report = _judged(subject, probe)
         if report.verdict not in ("right", "noise-limited"):
             faults += _said(report, probe)

@@ -12,19 +12,22 @@ from bpbench.conformance.faults import name_fault
 from bpbench.conformance.promise import TRAINED, Subject, Test, apart, case, furthest
 from bpbench.errors import UsageError
 from bpbench.network import Array, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, RMSProp
 from bpbench.verify import truth
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.verdict import judge, judge_training
 
-OPTIMIZERS: tuple[Optimizer, ...] = (
-    SGD(learning_rate=0.5),
-    SGD(learning_rate=0.25, momentum=0.5, l2=0.125),
-    SGD(learning_rate=0.25, momentum=0.5, nesterov=True),
-    RMSProp(learning_rate=0.0625, decay=0.75, epsilon=0.0625),
-    Adam(learning_rate=0.0625, beta1=0.5, beta2=0.75, epsilon=0.0625, l2=0.125),
-)
+ASKED: dict[type[Optimizer], tuple[Optimizer, ...]] = {
+    SGD: (
+        SGD(learning_rate=0.5),
+        SGD(learning_rate=0.25, momentum=0.5, l2=0.125),
+        SGD(learning_rate=0.25, momentum=0.5, nesterov=True),
+    ),
+    RMSProp: (RMSProp(learning_rate=0.0625, decay=0.75, epsilon=0.0625),),
+    Adam: (Adam(learning_rate=0.0625, beta1=0.5, beta2=0.75, epsilon=0.0625, l2=0.125),),
+}
 """Each formula once, with numbers that make every term of it count."""
+PLAIN, MOMENTUM, ADAM = ASKED[SGD][0], ASKED[SGD][1], ASKED[Adam][0]
 ORDER = np.array([[3, 7, 1, 0], [5, 2, 8, 6], [4, 4, 9, 3], [0, 9, 2, 7], [6, 1, 5, 8]])
 """Five steps of four rows out of ten: no row in its place, and one twice."""
 
@@ -35,6 +38,14 @@ class _Run:
 
     losses: Array
     final: Parameters
+
+
+def _every() -> list[Optimizer]:
+    """Those that each optimizer of bpbench is asked with; UsageError where one has none."""
+    missing = [name for name, kind in OPTIMIZERS.items() if kind not in ASKED]
+    if missing:
+        raise UsageError(f"conformance does not know what to ask of {', '.join(missing)}")
+    return [optimizer for kind in OPTIMIZERS.values() for optimizer in ASKED[kind]]
 
 
 def _data() -> Probe:
@@ -67,7 +78,7 @@ def _formulas(subject: Subject) -> list[str]:
     """Losses before each step and parameters after the last, for each optimizer."""
     probe = _data()
     faults = []
-    for optimizer in OPTIMIZERS:
+    for optimizer in _every():
         model = subject.model(TRAINED, probe.parameters)
         run = _trained(model, probe, [ORDER], optimizer)
         if np.shape(run.losses) != (len(ORDER),):
@@ -84,7 +95,7 @@ def _goes_on(subject: Subject) -> list[str]:
     """A second call goes on where the first ended: k steps are k times one step."""
     probe = _data()
     faults = []
-    for optimizer in (OPTIMIZERS[1], OPTIMIZERS[-1]):
+    for optimizer in (MOMENTUM, ADAM):
         model = subject.model(TRAINED, probe.parameters)
         first = model.train(probe.x, probe.y, ORDER[:2], optimizer)
         between = model.parameters()
@@ -112,7 +123,7 @@ def _starts_again(subject: Subject) -> list[str]:
     """set_parameters replaces the parameters and resets the optimizer's state."""
     probe = _data()
     faults = []
-    for optimizer in (OPTIMIZERS[1], OPTIMIZERS[-1]):
+    for optimizer in (MOMENTUM, ADAM):
         model = subject.model(TRAINED, probe.parameters)
         first = _trained(model, probe, [ORDER], optimizer)
         model.set_parameters(probe.parameters)
@@ -134,7 +145,7 @@ def _uses_what_it_learned(subject: Subject) -> list[str]:
     probe = _data()
     model = subject.model(TRAINED, probe.parameters)
     model.predict(probe.x)
-    model.train(probe.x, probe.y, ORDER, OPTIMIZERS[0])
+    model.train(probe.x, probe.y, ORDER, PLAIN)
     now = model.parameters()
     found = model.backpropagate(probe.x, probe.y)
     report = judge(TRAINED, now, probe.x, probe.y, found, subject.dtype)
@@ -149,7 +160,7 @@ def _uses_what_it_learned(subject: Subject) -> list[str]:
 
 def _short_batches(subject: Subject) -> list[str]:
     """Batches of another size, of one row, and no step at all."""
-    probe, optimizer = _data(), OPTIMIZERS[1]
+    probe, optimizer = _data(), MOMENTUM
     model = subject.model(TRAINED, probe.parameters)
     faults = []
     losses = model.train(probe.x, probe.y, np.zeros((0, 4), int), optimizer)
@@ -167,7 +178,7 @@ def _short_batches(subject: Subject) -> list[str]:
 
 def _does_not_advance(subject: Subject) -> list[str]:
     """load, batches, compile and run are the parts of train; compile advances nothing."""
-    probe, optimizer = _data(), OPTIMIZERS[1]
+    probe, optimizer = _data(), MOMENTUM
     model = subject.model(TRAINED, probe.parameters)
     batches = model.batches(model.load(probe.x, probe.y), ORDER)
     model.compile(batches, optimizer)
@@ -187,12 +198,12 @@ def _refuses_another_optimizer(subject: Subject) -> list[str]:
     """Another optimizer in mid-training is refused, until set_parameters."""
     probe = _data()
     model = subject.model(TRAINED, probe.parameters)
-    model.train(probe.x, probe.y, ORDER, OPTIMIZERS[0])
+    model.train(probe.x, probe.y, ORDER, PLAIN)
     try:
-        model.train(probe.x, probe.y, ORDER, OPTIMIZERS[1])
+        model.train(probe.x, probe.y, ORDER, MOMENTUM)
     except UsageError:
         model.set_parameters(probe.parameters)
-        model.train(probe.x, probe.y, ORDER, OPTIMIZERS[1])
+        model.train(probe.x, probe.y, ORDER, MOMENTUM)
         return []
     return ["another optimizer in mid-training is accepted without set_parameters"]
 

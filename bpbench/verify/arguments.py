@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bpbench.losses import find_loss
 from bpbench.network import Array
 
 if TYPE_CHECKING:  # the command's help needs the names of layouts, and no diagnosis
@@ -135,7 +136,7 @@ def layouts(
     kinds = [labels] if labels else ["as given"]
     if not labels and probe.network.sizes[-1] == 1:
         kinds.append("flat")
-    if not labels and probe.network.loss == "cross_entropy":
+    if not labels and find_loss(probe.network.loss).classes:
         kinds.append("classes")
     found = []
     for kind in kinds:

@@ -7,11 +7,14 @@ remembers a gradient, its error is remembered too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from bpbench.arithmetic import Array
 from bpbench.arithmetic.rounding import Precision
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp, entry_for
 
 
 class Drift:
@@ -31,6 +34,7 @@ class Drift:
         self._Vm = self._Vv = self._Cmv = zero  # its errors' variances and covariance
         self._with_step = zero  # the covariance of the errors of the array and of momentum's state
         self._t = 0
+        self._formula = entry_for(optimizer, _FORMULAS, "the variance of training")
 
     def step(self, g: Array, Vg: Array, value: Array) -> None:
         """Pass one step.
@@ -40,13 +44,7 @@ class Drift:
             Vg: the variance of its error.
             value: the parameter after the step.
         """
-        if isinstance(self.optimizer, SGD):
-            self._sgd(self.optimizer, g, Vg)
-        elif isinstance(self.optimizer, RMSProp):
-            self.variance = self.variance + self._scaled_step(g, Vg)
-        else:  # errors of steps that share a long memory add up
-            deviation = np.sqrt(self.variance) + np.sqrt(self._scaled_step(g, Vg))
-            self.variance = deviation**2
+        self._formula(self, self.optimizer, g, Vg)
         self.variance = self.variance + (self.p.unit * value) ** 2 + self.p.tiny**2
 
     def _sgd(self, o: SGD, g: Array, Vg: Array) -> None:
@@ -67,23 +65,43 @@ class Drift:
         self.variance = self.variance - 2 * rate * with_step + moved
         self._v, self._Vv, self._with_step = v, Vv, covariance
 
-    def _scaled_step(self, g: Array, Vg: Array) -> Array:
-        """The variance of a step rate * m / (sqrt(v) + epsilon), to first order in g's errors."""
-        o, u = self.optimizer, self.p.unit
-        assert isinstance(o, RMSProp | Adam)
-        beta1, beta2 = (0.0, o.decay) if isinstance(o, RMSProp) else (o.beta1, o.beta2)
-        new1, new2 = 1 - beta1, 1 - beta2
+    def _rmsprop(self, o: RMSProp, g: Array, Vg: Array) -> None:
+        constants = 1.0 + 0.5 / (1 - o.decay)  # 1 - decay is rounded, one error for all entries
+        step = self._scaled_step(o, g, Vg, (0.0, o.decay), (1.0, 1.0), constants)
+        self.variance = self.variance + step
+
+    def _adam(self, o: Adam, g: Array, Vg: Array) -> None:
+        """Errors of steps that share a long memory add up."""
         self._t += 1
+        full1, full2 = 1 - o.beta1**self._t, 1 - o.beta2**self._t
+        constants = 1 / (1 - o.beta1) + 0.5 / (1 - o.beta2)
+        constants += np.sqrt(self._t + 1) * (1 / full1 + 0.5 / full2)  # 1 - beta^t is rounded, too
+        step = self._scaled_step(o, g, Vg, (o.beta1, o.beta2), (full1, full2), constants)
+        self.variance = (np.sqrt(self.variance) + np.sqrt(step)) ** 2
+
+    def _scaled_step(
+        self,
+        o: RMSProp | Adam,
+        g: Array,
+        Vg: Array,
+        betas: tuple[float, float],
+        full: tuple[float, float],
+        constants: float,
+    ) -> Array:
+        """The variance of a step rate * m / (sqrt(v) + epsilon), to first order in g's errors.
+
+        Args:
+            betas: of the running averages m and v.
+            full: what each is divided by to make up for its start at 0.
+            constants: by how many units of roundoff the betas' own rounding moves the step.
+        """
+        (beta1, beta2), (full1, full2), u = betas, full, self.p.unit
+        new1, new2 = 1 - beta1, 1 - beta2
         self._m = beta1 * self._m + new1 * g
         self._v = beta2 * self._v + new2 * g**2
         self._Vm = beta1**2 * self._Vm + new1**2 * Vg
         self._Vv = beta2**2 * self._Vv + new2**2 * (4 * g**2 * Vg + 2 * Vg**2)
         self._Cmv = beta1 * beta2 * self._Cmv + new1 * new2 * 2 * g * Vg
-        full1, full2 = 1.0, 1.0
-        constants = 1 / new1 + 0.5 / new2  # 1 - beta is rounded, one error for all entries,
-        if isinstance(o, Adam):
-            full1, full2 = 1 - beta1**self._t, 1 - beta2**self._t
-            constants += np.sqrt(self._t + 1) * (1 / full1 + 0.5 / full2)  # and so is 1 - beta^t
         m, v = self._m / full1, self._v / full2 + self.p.tiny
         Vm, Vv, Cmv = self._Vm / full1**2, self._Vv / full2**2, self._Cmv / (full1 * full2)
         root = np.sqrt(v)
@@ -96,3 +114,10 @@ class Drift:
         either_way = (16 * relative * m / below) ** 2
         rounding = ((4 + constants / np.sqrt(3)) * u * m / below) ** 2
         return np.asarray(o.learning_rate**2 * (np.maximum(linear, 0) + either_way + rounding))
+
+
+_FORMULAS: dict[type[Optimizer], Callable[[Drift, Any, Array, Array], None]] = {
+    SGD: Drift._sgd,
+    RMSProp: Drift._rmsprop,
+    Adam: Drift._adam,
+}

@@ -16,14 +16,14 @@ import numpy as np
 from bpbench.arithmetic.rounding import precision
 from bpbench.backend import Backpropagation, map_arrays
 from bpbench.network import MLP, Array, Parameters
-from bpbench.optimizers import Adam, Optimizer
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp, entry_for
 from bpbench.verify import runs
 from bpbench.verify.drift import Drift
 from bpbench.verify.tolerance import Place, distance, near_corners
 from bpbench.verify.truth import Run, precision_above
 from bpbench.verify.variance import Problem, variances
 
-MARGIN, ADDED_UP = 4.0, 2.0
+MARGINS: dict[type[Optimizer], float] = {SGD: 4.0, RMSProp: 4.0, Adam: 2.0}
 """Errors of steps by one formula and the same constants go to the same side, and so add up to more
 than variances do; less of a margin is needed for Adam, where ``Drift`` adds them up already."""
 PARTED = 1e-2
@@ -156,7 +156,7 @@ class _Simulation:
 
     def result(self) -> Training:
         """What has come of it."""
-        margin = ADDED_UP if isinstance(self.optimizer, Adam) else MARGIN
+        margin = entry_for(self.optimizer, MARGINS, "the tolerance of training")
         losses = _widened(np.array(self.sigmas), np.array(self.strayed).T)
         sigma: dict[Place, Array] = {("losses", None): margin * losses}
         W, b = self.truth.W, self.truth.b

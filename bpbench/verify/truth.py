@@ -17,7 +17,7 @@ from bpbench.arithmetic.extended import EXTENDED, as_array, constant, matmul
 from bpbench.backend import Backpropagation, Gradients
 from bpbench.losses import ByLogits, find_loss
 from bpbench.network import MLP, Parameters
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp, entry_for
 
 
 def precision_above(dtype: str) -> str:
@@ -219,21 +219,31 @@ class Update:
         self.optimizer = optimizer
         self.m = self.v = np.zeros_like(like)
         self.beta1_power = self.beta2_power = constant(like, 1.0, 0.0)
+        self._formula = entry_for(optimizer, _FORMULAS, "the truth")
 
     def step(self, g: Numbers) -> Numbers:
         """What is to be taken from the parameter, for its gradient g."""
-        o = self.optimizer
-        if isinstance(o, SGD):
-            self.v = o.momentum * self.v + g
-            return o.learning_rate * (g + o.momentum * self.v if o.nesterov else self.v)
-        if isinstance(o, RMSProp):
-            self.v = o.decay * self.v + (1 - o.decay) * g * g
-            return o.learning_rate * g / (np.sqrt(self.v) + o.epsilon)
-        if isinstance(o, Adam):
-            self.beta1_power = self.beta1_power * o.beta1
-            self.beta2_power = self.beta2_power * o.beta2
-            self.m = o.beta1 * self.m + (1 - o.beta1) * g
-            self.v = o.beta2 * self.v + (1 - o.beta2) * g * g
-            m, v = self.m / (1.0 - self.beta1_power), self.v / (1.0 - self.beta2_power)
-            return o.learning_rate * m / (np.sqrt(v) + o.epsilon)
-        raise NotImplementedError(f"the truth has no formula for {o}")
+        return self._formula(self, self.optimizer, g)
+
+    def _sgd(self, o: SGD, g: Numbers) -> Numbers:
+        self.v = o.momentum * self.v + g
+        return o.learning_rate * (g + o.momentum * self.v if o.nesterov else self.v)
+
+    def _rmsprop(self, o: RMSProp, g: Numbers) -> Numbers:
+        self.v = o.decay * self.v + (1 - o.decay) * g * g
+        return o.learning_rate * g / (np.sqrt(self.v) + o.epsilon)
+
+    def _adam(self, o: Adam, g: Numbers) -> Numbers:
+        self.beta1_power = self.beta1_power * o.beta1
+        self.beta2_power = self.beta2_power * o.beta2
+        self.m = o.beta1 * self.m + (1 - o.beta1) * g
+        self.v = o.beta2 * self.v + (1 - o.beta2) * g * g
+        m, v = self.m / (1.0 - self.beta1_power), self.v / (1.0 - self.beta2_power)
+        return o.learning_rate * m / (np.sqrt(v) + o.epsilon)
+
+
+_FORMULAS: dict[type[Optimizer], Callable[[Update, Any, Numbers], Numbers]] = {
+    SGD: Update._sgd,
+    RMSProp: Update._rmsprop,
+    Adam: Update._adam,
+}
