@@ -16,10 +16,6 @@ from bpbench.arithmetic import Array as Array
 from bpbench.errors import UsageError, unknown
 from bpbench.losses import LOSSES
 
-HIDDEN_ACTIVATIONS = hidden_activations()
-OUTPUT_ACTIVATIONS = tuple(ACTIVATIONS)
-LOSS_OUTPUTS = {name: row.allowed for name, row in LOSSES.items()}
-
 
 @dataclass(frozen=True)
 class MLP:

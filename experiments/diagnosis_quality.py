@@ -26,7 +26,8 @@ import numpy as np
 
 import bpbench
 from bpbench import MLP
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.activations import hidden_activations
+from bpbench.losses import LOSSES
 from bpbench.verify.findings import Report
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -66,9 +67,9 @@ class Outcome:
 
 def zoo() -> Iterator[MLP]:
     """Every hidden activation with every loss and output."""
-    outputs = [(loss, output) for loss, outputs in LOSS_OUTPUTS.items() for output in outputs]
+    outputs = [(loss, output) for loss, row in LOSSES.items() for output in row.allowed]
     sizes = itertools.cycle(SIZES)
-    for hidden, (loss, output) in itertools.product(HIDDEN_ACTIVATIONS, outputs):
+    for hidden, (loss, output) in itertools.product(hidden_activations(), outputs):
         yield MLP(next(sizes), hidden, output, loss)
 
 

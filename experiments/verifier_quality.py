@@ -25,8 +25,10 @@ import numpy as np
 
 import bpbench
 from bpbench import MLP, SGD, Adam, Backpropagation, Parameters, RMSProp
+from bpbench.activations import hidden_activations
 from bpbench.backend import Model
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS, Array
+from bpbench.losses import LOSSES
+from bpbench.network import Array
 from bpbench.optimizers import Optimizer
 from bpbench.registry import modes_of
 from bpbench.verify import truth
@@ -64,13 +66,13 @@ def draw(seed: int, widest: int) -> Problem:
     sizes = tuple(
         max(1, min(widest, round(width * rng.uniform(0.5, 1.5)))) for _ in range(depth + 1)
     )
-    loss = str(rng.choice(list(LOSS_OUTPUTS)))
+    loss = str(rng.choice(list(LOSSES)))
     mixed = rng.random() < 0.5
-    hidden = rng.choice(HIDDEN_ACTIVATIONS, depth - 1 if mixed else 1).tolist()
+    hidden = rng.choice(hidden_activations(), depth - 1 if mixed else 1).tolist()
     network = MLP(
         sizes,
         hidden=tuple(hidden) if mixed else hidden[0],
-        output=str(rng.choice(LOSS_OUTPUTS[loss])),
+        output=str(rng.choice(LOSSES[loss].allowed)),
         loss=loss,
         bias=bool(rng.random() < 0.8),
     )

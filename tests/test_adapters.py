@@ -5,7 +5,7 @@ import pytest
 
 import bpbench
 from bpbench import MLP, SGD, Adam, Parameters, RMSProp, UsageError, initial_parameters
-from bpbench.network import HIDDEN_ACTIVATIONS
+from bpbench.activations import hidden_activations
 from bpbench.verify.verdict import judge
 
 from .conftest import COMPILED
@@ -21,7 +21,7 @@ NETWORKS = [
     *WIDE,
     MLP((300, 257, 3), "relu", "softmax"),
     MLP((1, 1, 1), "tanh"),
-    *(MLP((4, 6, 3), "tanh", output) for output in HIDDEN_ACTIVATIONS),
+    *(MLP((4, 6, 3), "tanh", output) for output in hidden_activations()),
 ]
 OPTIMIZERS = [
     SGD(0.3),

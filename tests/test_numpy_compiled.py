@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpbench import MLP, SGD, Adam, RMSProp, get_backend, initial_parameters
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.activations import hidden_activations
+from bpbench.losses import LOSSES
 from bpbench.verify.verdict import judge_training
 
 numba = pytest.importorskip("numba")
@@ -59,10 +60,10 @@ def _assert_trains_like_the_reference(network, optimizer, batches, rng, relative
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-@pytest.mark.parametrize("loss", LOSS_OUTPUTS)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_optimizer_and_loss_trains_like_the_equations(loss, optimizer, rng):
     for bias in (True, False):
-        network = MLP((5, 8, 6, 3), ("sigmoid", "elu"), LOSS_OUTPUTS[loss][-1], loss, bias)
+        network = MLP((5, 8, 6, 3), ("sigmoid", "elu"), LOSSES[loss].allowed[-1], loss, bias)
         _assert_trains_like_the_reference(network, optimizer, [(70, 8), (3, 5), (10, 8)], rng)
 
 
@@ -70,10 +71,10 @@ def test_every_optimizer_and_loss_trains_like_the_equations(loss, optimizer, rng
 @given(st.data())
 def test_random_networks_train_like_the_equations(data):
     sizes = data.draw(st.lists(st.integers(1, 90), min_size=2, max_size=6))
-    loss = data.draw(st.sampled_from(sorted(LOSS_OUTPUTS)))
-    hidden = data.draw(st.lists(st.sampled_from(HIDDEN_ACTIVATIONS), min_size=len(sizes) - 2,
+    loss = data.draw(st.sampled_from(sorted(LOSSES)))
+    hidden = data.draw(st.lists(st.sampled_from(hidden_activations()), min_size=len(sizes) - 2,
                                 max_size=len(sizes) - 2))  # fmt: skip
-    network = MLP(tuple(sizes), tuple(hidden), data.draw(st.sampled_from(LOSS_OUTPUTS[loss])),
+    network = MLP(tuple(sizes), tuple(hidden), data.draw(st.sampled_from(LOSSES[loss].allowed)),
                   loss, data.draw(st.booleans()))  # fmt: skip
     batches = [(3, data.draw(st.integers(1, 70))), (1, data.draw(st.integers(1, 9)))]
     _assert_trains_like_the_reference(
@@ -187,7 +188,7 @@ def test_formulas_end_where_the_numbers_end(dtype):
     for name, expected in ends.items():
         found = _of_arrays(getattr(formulas, name))(x)
         assert found == pytest.approx(np.array(expected, dtype), rel=1e-6, nan_ok=True), name
-    for name in HIDDEN_ACTIVATIONS:
+    for name in hidden_activations():
         forward = formulas.ACTIVATIONS[name].forward
         assert np.isnan(_of_arrays(lambda z, forward=forward: forward(z)[0])(x)[4]), name
 

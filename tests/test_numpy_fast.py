@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpbench import MLP, SGD, Adam, RMSProp, get_backend, initial_parameters
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.activations import ACTIVATIONS, hidden_activations
+from bpbench.losses import LOSSES
 
 FAST = get_backend("numpy", mode="fast", dtype="float64")
 REFERENCE = get_backend("numpy", mode="reference", dtype="float64")
@@ -27,7 +28,7 @@ OPTIMIZERS = [
     RMSProp(0.002, decay=0.9, l2=0.02),
     Adam(0.002, l2=0.02),
 ]
-ACTIVE = [name for name in HIDDEN_ACTIVATIONS if name != "identity"]
+ACTIVE = [name for name in hidden_activations() if name != "identity"]
 
 
 def _problem(network, rows, rng):
@@ -53,14 +54,14 @@ def _assert_trains_like_the_reference(network, optimizer, batches, rng, scale=1.
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-@pytest.mark.parametrize("loss", LOSS_OUTPUTS)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_optimizer_and_loss_trains_like_the_equations(loss, optimizer, rng):
     for bias in (True, False):
-        network = MLP((5, 8, 6, 3), ("sigmoid", "elu"), LOSS_OUTPUTS[loss][-1], loss, bias)
+        network = MLP((5, 8, 6, 3), ("sigmoid", "elu"), LOSSES[loss].allowed[-1], loss, bias)
         _assert_trains_like_the_reference(network, optimizer, [(70, 8), (3, 5), (10, 8)], rng)
 
 
-@pytest.mark.parametrize("output", [*HIDDEN_ACTIVATIONS, "softmax"])
+@pytest.mark.parametrize("output", ACTIVATIONS)
 def test_every_activation_trains_like_the_equations(output, rng):
     network = MLP((4, 7, 6, 5), (ACTIVE[len(output) % len(ACTIVE)], "identity"), output)
     _assert_trains_like_the_reference(network, SGD(0.05), [(30, 6)], rng)
@@ -72,10 +73,10 @@ def test_every_activation_trains_like_the_equations(output, rng):
 @given(st.data())
 def test_random_networks_agree_with_the_equations(data):
     sizes = data.draw(st.lists(st.integers(1, 90), min_size=2, max_size=6))
-    loss = data.draw(st.sampled_from(sorted(LOSS_OUTPUTS)))
-    hidden = data.draw(st.lists(st.sampled_from(HIDDEN_ACTIVATIONS), min_size=len(sizes) - 2,
+    loss = data.draw(st.sampled_from(sorted(LOSSES)))
+    hidden = data.draw(st.lists(st.sampled_from(hidden_activations()), min_size=len(sizes) - 2,
                                 max_size=len(sizes) - 2))  # fmt: skip
-    network = MLP(tuple(sizes), tuple(hidden), data.draw(st.sampled_from(LOSS_OUTPUTS[loss])),
+    network = MLP(tuple(sizes), tuple(hidden), data.draw(st.sampled_from(LOSSES[loss].allowed)),
                   loss, data.draw(st.booleans()))  # fmt: skip
     rows, l2 = data.draw(st.integers(1, 60)), data.draw(st.sampled_from([0.0, 0.3]))
     rng = np.random.default_rng(len(sizes) + rows)

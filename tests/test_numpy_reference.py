@@ -7,10 +7,11 @@ import pytest
 
 import bpbench
 from bpbench import MLP, SGD, Adam, Parameters, RMSProp, initial_parameters
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.activations import hidden_activations
+from bpbench.losses import LOSSES
 
 NUMPY = bpbench.get_backend("numpy", dtype="float64")
-OUTPUTS = [(output, loss) for loss, outputs in LOSS_OUTPUTS.items() for output in outputs]
+OUTPUTS = [(output, loss) for loss, row in LOSSES.items() for output in row.allowed]
 
 
 def test_one_sample_through_a_2_2_1_network_as_worked_by_hand():
@@ -56,7 +57,7 @@ def _moved(parameters, direction, by):
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 @pytest.mark.parametrize(
     ("hidden", "output", "loss"),
-    [(h, *o) for h, o in itertools.product(HIDDEN_ACTIVATIONS, OUTPUTS)],
+    [(h, *o) for h, o in itertools.product(hidden_activations(), OUTPUTS)],
 )
 def test_gradients_agree_with_differences_for_every_activation_and_loss(
     hidden, output, loss, l2, rng

@@ -7,12 +7,12 @@ import pytest
 
 import bpbench
 from bpbench import MLP, Parameters, initial_parameters
-from bpbench.activations import ACTIVATIONS
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.activations import ACTIVATIONS, hidden_activations
+from bpbench.losses import LOSSES
 from bpbench.verify import runs, truth
 from bpbench.verify.tolerance import distance, parts, standard_deviations, tolerance
 
-OUTPUTS = [(output, loss) for loss, outputs in LOSS_OUTPUTS.items() for output in outputs]
+OUTPUTS = [(output, loss) for loss, row in LOSSES.items() for output in row.allowed]
 
 
 def problem(network, dtype, seed=0, scheme="normal", rows=9, scale=1.0):
@@ -55,7 +55,7 @@ def by_loops(network, parameters, x, y, dtype):
         truth.matmul = before
 
 
-@pytest.mark.parametrize("hidden", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("hidden", hidden_activations())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_correct_backpropagation_stays_within_the_tolerance(hidden, dtype):
     for output, loss in OUTPUTS:
@@ -144,7 +144,7 @@ def test_runs_of_our_own_that_stray_further_widen_the_tolerance(monkeypatch):
     assert ratio == pytest.approx(np.full(ratio.shape, widened))
 
 
-@pytest.mark.parametrize("name", [name for name in HIDDEN_ACTIVATIONS if name != "identity"])
+@pytest.mark.parametrize("name", [name for name in hidden_activations() if name != "identity"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_each_activation_alone_needs_no_widening(name, dtype):
     # Were the variance too small at any z (saturated, tiny), our own runs would exceed it there.

@@ -7,14 +7,15 @@ import pytest
 
 import bpbench
 from bpbench import MLP, SGD, Adam, Parameters, RMSProp, initial_parameters
+from bpbench.activations import hidden_activations
 from bpbench.arithmetic.rounding import precision
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.losses import LOSSES
 from bpbench.verify import truth
 from bpbench.verify.drift import Drift
 from bpbench.verify.training import simulate
 from bpbench.verify.verdict import judge_training
 
-OUTPUTS = [(output, loss) for loss, outputs in LOSS_OUTPUTS.items() for output in outputs]
+OUTPUTS = [(output, loss) for loss, row in LOSSES.items() for output in row.allowed]
 OPTIMIZERS = (
     SGD(0.3), SGD(0.1, l2=0.01), SGD(0.1, momentum=0.9), SGD(0.1, momentum=0.9, nesterov=True),
     RMSProp(0.01), Adam(0.01), Adam(0.01, l2=0.01),
@@ -50,7 +51,7 @@ def test_correct_training_is_right_for_each_optimizer(optimizer, dtype):
         assert report.detectable < (1e-3 if dtype == "float32" else 1e-11)
 
 
-@pytest.mark.parametrize("hidden", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("hidden", hidden_activations())
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_correct_training_is_never_wrong_for_any_activation_and_loss(hidden, dtype):
     for seed, (output, loss) in enumerate(OUTPUTS):

@@ -9,14 +9,14 @@ import pytest
 from scipy.special import erf
 
 from bpbench import MLP, SGD, Adam, Parameters, RMSProp, initial_parameters
-from bpbench.activations import ACTIVATIONS
+from bpbench.activations import ACTIVATIONS, hidden_activations
 from bpbench.arithmetic import extended
 from bpbench.arithmetic.doubledouble import DoubleDouble
-from bpbench.network import HIDDEN_ACTIVATIONS, LOSS_OUTPUTS
+from bpbench.losses import LOSSES
 from bpbench.verify import truth
 from bpbench.verify.tolerance import parts
 
-OUTPUTS = [(output, loss) for loss, outputs in LOSS_OUTPUTS.items() for output in outputs]
+OUTPUTS = [(output, loss) for loss, row in LOSSES.items() for output in row.allowed]
 CORNERED = ("relu", "leaky_relu")
 
 
@@ -81,7 +81,7 @@ def assert_complex_step_agrees(network, parameters, x, y, **more):
     assert sum(backwards) == pytest.approx(step, rel=2e-13, abs=1e-14 * np.abs(backwards).sum())
 
 
-@pytest.mark.parametrize("hidden", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("hidden", hidden_activations())
 @pytest.mark.parametrize(("output", "loss"), OUTPUTS)
 def test_the_gradients_are_those_of_a_complex_step(hidden, output, loss):
     assert_complex_step_agrees(*problem(hidden, output, loss))
@@ -95,7 +95,7 @@ def test_l2_a_missing_bias_and_a_cotangent_are_those_of_a_complex_step(output, l
         assert_complex_step_agrees(*given, cotangent=np.linspace(-1, 2, 18).reshape(6, 3))
 
 
-@pytest.mark.parametrize("hidden", HIDDEN_ACTIVATIONS)
+@pytest.mark.parametrize("hidden", hidden_activations())
 @pytest.mark.parametrize(("output", "loss"), OUTPUTS)
 def test_the_gradients_are_those_of_central_differences_in_extended_precision(hidden, output, loss):
     network, parameters, x, y = problem(hidden, output, loss, seed=3)
@@ -221,7 +221,7 @@ def test_products_of_slices_are_exact_to_the_extended_precision(terms):
 
 @pytest.mark.parametrize(("output", "loss"), OUTPUTS)
 def test_extended_precision_and_its_stand_in_agree_with_float64(output, loss):
-    for hidden in HIDDEN_ACTIVATIONS:
+    for hidden in hidden_activations():
         given = problem(hidden, output, loss)
         double, long, fallback = (
             dict(parts(truth.backpropagate(*given, l2=0.1, dtype=dtype)))

@@ -40,7 +40,7 @@ class _Run:
     final: Parameters
 
 
-def _every() -> list[Optimizer]:
+def every_optimizer() -> list[Optimizer]:
     """Those that each optimizer of bpbench is asked with; UsageError where one has none."""
     missing = [name for name, kind in OPTIMIZERS.items() if kind not in ASKED]
     if missing:
@@ -78,7 +78,7 @@ def _formulas(subject: Subject) -> list[str]:
     """Losses before each step and parameters after the last, for each optimizer."""
     probe = _data()
     faults = []
-    for optimizer in _every():
+    for optimizer in every_optimizer():
         model = subject.model(TRAINED, probe.parameters)
         run = _trained(model, probe, [ORDER], optimizer)
         if np.shape(run.losses) != (len(ORDER),):
