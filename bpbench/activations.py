@@ -63,27 +63,26 @@ class Activation:
         careful: f and f' as the truth computes them, in any precision.
         plain: as frameworks compute them, cancellation and all.
         rounding: (z, f, f', precision) -> what evaluating it adds; None for one of whole rows.
-        rows: the Jacobian of one of whole rows, which only the output may have; None for others.
-        corner: f' at and below 0 of an activation that is z above 0 and a line below it; None
-            where f' has no jump.
-        piecewise: whether two formulas meet at 0, where probes keep away from.
-        on_the_way: z -> the factor, at least 1, by which an error times f'(z) may grow before it
-            shrinks, and overflow though what comes of it would not.
         range: the least and the largest value of f.
         spread: the standard deviation of z that keeps f' lively in probes.
+        on_the_way: z -> the factor, at least 1, by which an error times f'(z) may grow before it
+            shrinks, and overflow though what comes of it would not.
         slope_of_output: f' as a formula of a = f(z); None where it has none.
+        rows: the Jacobian of one of whole rows, which only the output may have.
+        corner: f' at and below 0 of an activation that is z above 0 and a line below it.
+        piecewise: whether two formulas meet at 0, where probes keep away from.
     """
 
     careful: Formula
     plain: Formula
     rounding: Callable[[Array, Array, Array, Precision], Rounding] | None
-    rows: Rows | None
-    corner: float | None
-    piecewise: bool
-    on_the_way: Callable[[Array], Array]
     range: tuple[float, float]
     spread: float
+    on_the_way: Callable[[Array], Array]
     slope_of_output: Callable[[Array], Array] | None
+    rows: Rows | None = None
+    corner: float | None = None
+    piecewise: bool = False
 
     def __post_init__(self) -> None:
         if (self.rounding is None) == (self.rows is None):
@@ -317,79 +316,61 @@ def _rest(a: Array) -> Array:
 # ── The rows ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _by_z(z: Array) -> Array:
-    return np.maximum(1, np.abs(z))
-
-
 SOFTPLUS_IS_LINEAR = 50.0
 """From here on the frameworks compute no e^z any more."""
 
-
-def _by_e_to_z(z: Array) -> Array:
-    return np.asarray(np.exp(np.minimum(np.abs(z), SOFTPLUS_IS_LINEAR)))
-
-
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(
-        careful=_identity, plain=_identity, rounding=_exact, rows=None, corner=None,
-        piecewise=False, on_the_way=np.ones_like, range=(-math.inf, math.inf), spread=1.0,
-        slope_of_output=np.ones_like,
+        careful=_identity, plain=_identity, rounding=_exact, range=(-math.inf, math.inf),
+        spread=1.0, on_the_way=np.ones_like, slope_of_output=np.ones_like,
     ),
     "sigmoid": Activation(
-        careful=_sigmoid, plain=_plain_sigmoid, rounding=_sigmoid_rounding, rows=None,
-        corner=None, piecewise=False, on_the_way=np.ones_like, range=(0, 1), spread=2.0,
-        slope_of_output=lambda a: a * (1 - a),
+        careful=_sigmoid, plain=_plain_sigmoid, rounding=_sigmoid_rounding, range=(0, 1),
+        spread=2.0, on_the_way=np.ones_like, slope_of_output=lambda a: a * (1 - a),
     ),
     "tanh": Activation(
-        careful=_tanh, plain=_plain_tanh, rounding=_tanh_rounding, rows=None, corner=None,
-        piecewise=False, on_the_way=np.ones_like, range=(-1, 1), spread=1.2,
-        slope_of_output=lambda a: 1 - a * a,
+        careful=_tanh, plain=_plain_tanh, rounding=_tanh_rounding, range=(-1, 1),
+        spread=1.2, on_the_way=np.ones_like, slope_of_output=lambda a: 1 - a * a,
     ),
     "relu": Activation(
-        careful=_cornered(0.0), plain=_cornered(0.0), rounding=_exact, rows=None, corner=0.0,
-        piecewise=True, on_the_way=np.ones_like, range=(0, math.inf), spread=1.5,
-        slope_of_output=lambda a: (a > 0).astype(a.dtype),
+        careful=_cornered(0.0), plain=_cornered(0.0), rounding=_exact, range=(0, math.inf),
+        spread=1.5, on_the_way=np.ones_like, slope_of_output=lambda a: (a > 0).astype(a.dtype),
+        corner=0.0, piecewise=True,
     ),
     "leaky_relu": Activation(
         careful=_cornered(LEAKY_RELU_SLOPE), plain=_cornered(LEAKY_RELU_SLOPE),
-        rounding=_leaky_relu_rounding, rows=None, corner=LEAKY_RELU_SLOPE, piecewise=True,
-        on_the_way=np.ones_like, range=(-math.inf, math.inf), spread=1.5,
-        slope_of_output=lambda a: np.where(a > 0, 1, LEAKY_RELU_SLOPE),
+        rounding=_leaky_relu_rounding, range=(-math.inf, math.inf), spread=1.5,
+        on_the_way=np.ones_like, slope_of_output=lambda a: np.where(a > 0, 1, LEAKY_RELU_SLOPE),
+        corner=LEAKY_RELU_SLOPE, piecewise=True,
     ),
     "elu": Activation(
-        careful=_elu, plain=_plain_elu, rounding=_elu_rounding, rows=None, corner=None,
-        piecewise=True, on_the_way=np.ones_like, range=(-1, math.inf), spread=1.5,
-        slope_of_output=lambda a: np.where(a > 0, 1, a + 1),
+        careful=_elu, plain=_plain_elu, rounding=_elu_rounding, range=(-1, math.inf), spread=1.5,
+        on_the_way=np.ones_like, slope_of_output=lambda a: np.where(a > 0, 1, a + 1),
+        piecewise=True,
     ),
     "softplus": Activation(  # frameworks multiply by e^z before they divide by 1 + e^z
-        careful=_softplus, plain=_plain_softplus, rounding=_softplus_rounding, rows=None,
-        corner=None, piecewise=False, on_the_way=_by_e_to_z, range=(0, math.inf), spread=1.5,
-        slope_of_output=lambda a: -np.expm1(-a),
+        careful=_softplus, plain=_plain_softplus, rounding=_softplus_rounding,
+        range=(0, math.inf), spread=1.5, slope_of_output=lambda a: -np.expm1(-a),
+        on_the_way=lambda z: np.asarray(np.exp(np.minimum(np.abs(z), SOFTPLUS_IS_LINEAR))),
     ),
     "gelu": Activation(
-        careful=_gelu, plain=_plain_gelu, rounding=_gelu_rounding, rows=None, corner=None,
-        piecewise=False, on_the_way=_by_z, range=(-0.17, math.inf), spread=1.5,
-        slope_of_output=None,
+        careful=_gelu, plain=_plain_gelu, rounding=_gelu_rounding, range=(-0.17, math.inf),
+        spread=1.5, on_the_way=lambda z: np.maximum(1, np.abs(z)), slope_of_output=None,
     ),
     "silu": Activation(
-        careful=_silu, plain=_plain_silu, rounding=_silu_rounding, rows=None, corner=None,
-        piecewise=False, on_the_way=_by_z, range=(-0.279, math.inf), spread=1.5,
-        slope_of_output=None,
+        careful=_silu, plain=_plain_silu, rounding=_silu_rounding, range=(-0.279, math.inf),
+        spread=1.5, on_the_way=lambda z: np.maximum(1, np.abs(z)), slope_of_output=None,
     ),
     "softmax": Activation(
-        careful=_softmax, plain=_softmax, rounding=None,
-        rows=Rows(_softmax_carry, _softmax_value, _softmax_delta), corner=None, piecewise=False,
-        on_the_way=np.ones_like, range=(0, 1), spread=1.5, slope_of_output=None,
+        careful=_softmax, plain=_softmax, rounding=None, range=(0, 1), spread=1.5,
+        on_the_way=np.ones_like, slope_of_output=None,
+        rows=Rows(_softmax_carry, _softmax_value, _softmax_delta),
     ),
 }  # fmt: skip
 
 
 def find_activation(name: str) -> Activation:
-    """The row of an activation.
-
-    Raises:
-        UsageError: no row has this name.
-    """
+    """The row of an activation; raises UsageError where there is none."""
     if name not in ACTIVATIONS:
         raise unknown("activation", name, ACTIVATIONS)
     return ACTIVATIONS[name]

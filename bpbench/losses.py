@@ -86,10 +86,6 @@ class Loss:
 # ── Expected outputs ───────────────────────────────────────────────────────────────────────────
 
 
-def _any_numbers(y: Array) -> None:
-    return None
-
-
 def _no_probabilities(y: Array) -> tuple[str, str] | None:
     low, high = y.min(), y.max()
     if low >= 0 and high <= 1:
@@ -125,16 +121,6 @@ def _one_hot(rng: np.random.Generator, m: int, n: int, output: Activation) -> Ar
 
 
 # ── Half the squared error ─────────────────────────────────────────────────────────────────────
-
-
-def _half_squares(z: Numbers, a: Numbers, y: Numbers) -> Numbers:
-    return 0.5 * ((a - y) * (a - y))
-
-
-def _half_squares_variance(
-    z: Array, a: Array, y: Array, entries: Array, Vz: Array, Va: Array, p: Precision
-) -> Array:
-    return np.asarray((a - y) ** 2 * (Va + (p.unit * (a - y)) ** 2))
 
 
 def _difference(a: Numbers, y: Numbers) -> Numbers:
@@ -215,34 +201,27 @@ def _entropy_delta_variance(z: Array, a: Array, y: Array, Va: Array, p: Precisio
 LOSSES: dict[str, Loss] = {
     "half_squared_error": Loss(
         outputs=None, output="sigmoid", default_of=(), classes=False,
-        unfit=_any_numbers, draw=_such_as_outputs,
-        entries=_half_squares, variance=_half_squares_variance,
+        unfit=lambda y: None, draw=_such_as_outputs,
+        entries=lambda z, a, y: 0.5 * ((a - y) * (a - y)),
+        variance=lambda z, a, y, entries, Vz, Va, p: (a - y) ** 2 * (Va + (p.unit * (a - y)) ** 2),
         derivative=ByOutput(_difference, lambda a, y: 1 / len(y), _difference_variance),
         saturating=800.0, large=1000.0,
     ),
     "binary_cross_entropy": Loss(
         outputs=("sigmoid",), output="sigmoid", default_of=(), classes=False,
-        unfit=_no_probabilities, draw=_zeros_and_ones,
-        entries=_binary, variance=_binary_variance,
-        derivative=ByLogits(_binary_delta, _binary_delta_variance),
-        saturating=60.0, large=1.0,
+        unfit=_no_probabilities, draw=_zeros_and_ones, entries=_binary, variance=_binary_variance,
+        derivative=ByLogits(_binary_delta, _binary_delta_variance), saturating=60.0, large=1.0,
     ),
     "cross_entropy": Loss(
         outputs=("softmax",), output="softmax", default_of=("softmax",), classes=True,
-        unfit=_no_distributions, draw=_one_hot,
-        entries=_entropy, variance=_entropy_variance,
-        derivative=ByLogits(_entropy_delta, _entropy_delta_variance),
-        saturating=800.0, large=1.0,
+        unfit=_no_distributions, draw=_one_hot, entries=_entropy, variance=_entropy_variance,
+        derivative=ByLogits(_entropy_delta, _entropy_delta_variance), saturating=800.0, large=1.0,
     ),
 }  # fmt: skip
 
 
 def find_loss(name: str) -> Loss:
-    """The row of a loss.
-
-    Raises:
-        UsageError: no row has this name.
-    """
+    """The row of a loss; raises UsageError where there is none."""
     if name not in LOSSES:
         raise unknown("loss", name, LOSSES)
     return LOSSES[name]

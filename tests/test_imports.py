@@ -35,6 +35,10 @@ EXCEPTIONS = {("experiment", "cli")}
 BACKENDS_MAY_IMPORT = {"backend", "errors", "network", "optimizers"}
 
 
+JUDGES_OWN = {"ACTIVATIONS", "LOSSES", "find_activation", "find_loss", "check_targets"}
+"""What is judged must not be taken from the judge, not by way of a module that may be imported."""
+
+
 def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
@@ -101,6 +105,7 @@ def test_a_backend_imports_only_the_interface_and_what_backends_share(path):
             assert shared, f"{path.name} imports {module}"
         elif module.split(".")[0] == "bpbench":
             assert room(module) in BACKENDS_MAY_IMPORT, f"{path.name} imports {module}"
+            assert module.split(".")[-1] not in JUDGES_OWN, f"{path.name} imports {module}"
         else:
             assert module.split(".")[0] != "backends", f"{path.name} imports {module}"
 
