@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpbench.activations import ACTIVATIONS
+from bpbench.activations import ACTIVATIONS, find_activation
 from bpbench.cli import output
 from bpbench.cli.options import Name, Where, common, where_to_run
 from bpbench.errors import UsageError
-from bpbench.losses import LOSSES, completed
+from bpbench.losses import LOSSES, completed, find_loss
 from bpbench.network import MLP, SCHEMES
 
 if TYPE_CHECKING:
@@ -118,12 +118,11 @@ def random_experiment(
 ) -> Experiment:
     """A network as the options describe it, with random data of ``STEPS`` batches.
 
-    x is standard normal; y is one-hot for a cross-entropy, 0 or 1 for a binary one, and uniform
-    from 0 to 1 for the squared error.
+    x is standard normal; y is drawn as the loss allows it.
     """
     import numpy as np
 
-    from bpbench.datasets import Dataset, Part, one_hot
+    from bpbench.datasets import Dataset, Part
     from bpbench.experiment import Experiment
     from bpbench.optimizers import SGD
 
@@ -134,12 +133,7 @@ def random_experiment(
     rng = np.random.default_rng(seed)
     rows = STEPS * batch
     x = rng.standard_normal((rows, sizes[0]))
-    if loss == "cross_entropy":
-        y = one_hot(rng.integers(sizes[-1], size=rows), sizes[-1])
-    elif loss == "binary_cross_entropy":
-        y = rng.integers(2, size=(rows, sizes[-1])).astype(np.float64)
-    else:
-        y = rng.random((rows, sizes[-1]))
+    y = find_loss(loss).draw(rng, rows, sizes[-1], find_activation(output_))
     return Experiment(
         name="network",
         network=network,
