@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel, Update, forward
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel, forward
 
 from bpbench import SGD
 from bpbench.backend import Gradients
@@ -336,7 +336,7 @@ class ForgetsMomentum(Trains):
     """Each call starts the optimizer anew."""
 
     def steps(self, x, y, order, optimizer):
-        self.updates = [Update(optimizer, array) for array in (*self.W, *self.b)]
+        self.start(optimizer)
         return super().steps(x, y, order, optimizer)
 
 
