@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -608,11 +609,11 @@ TERMS = {
 }
 for name, (value, slope) in {
     "sigmoid": ((3, 8.5), (3, 8.5)),
-    "tanh": ((3.3, 9.5), (6, 17)),
+    "tanh": ((3.3, 9.5), (6, 20)),
     "leaky_relu": ((1.6, 4.5), (1.6, 4.5)),
-    "elu": ((5.5, 16), (6.5, 19)),
+    "elu": ((5.5, 20), (6, 28)),
     "softplus": ((3.8, 11), (3, 8.5)),
-    "gelu": ((7.7, 22), (4, 11.5)),
+    "gelu": ((7.7, 24), (4, 11.5)),
     "silu": ((2.8, 8), (3.5, 10)),
 }.items():
     TERMS[f"{name}'s value"] = Term(value_of(name), *value, LIBRARIES)
@@ -659,9 +660,12 @@ def times_share(monkeypatch, times):
     monkeypatch.setattr(variance, "_share", lambda terms, p: times * share(terms, p))
 
 
-def times_dot_product(monkeypatch, times):
-    dot = variance.dot_variance
-    monkeypatch.setattr(variance, "dot_variance", lambda *args: times * dot(*args))
+def times_function(name):
+    def mutate(monkeypatch, times):
+        function = getattr(variance, name)
+        monkeypatch.setattr(variance, name, lambda *args: times * function(*args))
+
+    return mutate
 
 
 def times_activation(field, name):
@@ -696,6 +700,18 @@ def margins_of_one(monkeypatch, _):
         monkeypatch.setattr(simulation, name, 1.0)
 
 
+def times_errors_of_gradients(monkeypatch, times):
+    step = drift.Drift.step
+    mutated = lambda self, g, Vg, value: step(self, g, times * Vg, value)  # noqa: E731
+    monkeypatch.setattr(drift.Drift, "step", mutated)
+
+
+def times_reduced(monkeypatch, times):
+    off = np.sqrt(times)
+    rows = [replace(v, unit=off * v.unit, operand=off * v.operand) for v in verdict.REDUCED]
+    monkeypatch.setattr(verdict, "REDUCED", rows)
+
+
 def without(name):
     def mutate(monkeypatch, _):
         rows = tuple(row for row in verdict.REDUCED if row.name != name)
@@ -707,7 +723,18 @@ def without(name):
 SHOWS_SHARE = ("dot product's share", "weight gradient", "bias sum")
 MUTATIONS = [
     *((times_share, times, term) for times in (100, 0.1) for term in SHOWS_SHARE),
-    *((times_dot_product, times, "dot product's own") for times in (10, 0.1)),
+    *(
+        (times_function(name), times, term)
+        for name, term in (
+            ("dot_variance", "dot product's own"),
+            ("_softmax", "softmax"),
+            ("_output", "output error"),
+            ("_loss", "loss"),
+            ("_loss", "l2 in the loss"),
+            ("_weight_gradient", "l2 in the gradient"),
+        )
+        for times in (10, 0.1)
+    ),
     *(
         (times_activation(field, name), times, f"{name}'s {field}")
         for field in ("value", "slope")
@@ -715,6 +742,7 @@ MUTATIONS = [
         for times in (10, 0.1)
     ),
     *((times_factor, times, "own runs' factor") for times in (0, 0.1, 10)),
+    *((times_reduced, times, name) for times in (10, 0.1) for name in SIMULATED),
     *((without(name), 0, name) for name in SIMULATED),
     (without("bfloat16 throughout"), 0, "reduced precision's verdict"),
     *(
