@@ -20,7 +20,7 @@ from statistics import median
 from speed import NETWORKS, workload
 from tabulate import tabulate
 
-from bpbench.execute import run
+from bpbench.execute import RunOptions, run
 from bpbench.report import numbers
 from bpbench.report.speed import compare
 
@@ -130,11 +130,11 @@ def main():
         for name, bare in PAIRS.items()
         if not options.backend or {name, name.partition(":")[0]} & set(options.backend)
     }
-    rows = run(
-        [overhead(name, pairs) for name in options.workload or NETWORKS],
+    how = RunOptions(
         out=options.out, rounds=options.rounds, processes=options.processes,
         blocks_like={bare: own for own, bare in pairs.items()},
     )  # fmt: skip
+    rows = run([overhead(name, pairs) for name in options.workload or NETWORKS], how)
     headings = [
         "",
         "mode",

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from speed import workload
 
-from bpbench.execute import run
+from bpbench.execute import RunOptions, run
 from bpbench.report.speed import compare
 
 PLANTED = Path(__file__).resolve().parent.parent / "benchmarks/planted.py"
@@ -58,9 +58,8 @@ def main():
     parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--out", default="results/planted")
     options = parser.parse_args()
-    rows = run(
-        planted(options.times), out=options.out, rounds=options.rounds, processes=options.processes
-    )
+    how = RunOptions(out=options.out, rounds=options.rounds, processes=options.processes)
+    rows = run(planted(options.times), how)
     for name, counts in verdicts(rows).items():
         print(f"{name}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 Row = dict[str, Any]
+"""A ``bpbench.results.rows.Row``, which tests may spoil."""
 
 
 def row(
@@ -38,6 +39,8 @@ def row(
             "optimizer": {"name": "SGD", "learning_rate": 0.1, "l2": 0.0},
             "epochs": 10,
             "batch_size": 4,
+            "shuffle": True,
+            "drop_last": False,
             "initial": "normal",
             "backend": backend,
             "mode": mode,
@@ -67,6 +70,9 @@ VERIFY = {
             {"name": "loss", "layer": None, "error": 1e-17, "sigmas": 0.1, "detectable": 1e-15},
             {"name": "dW", "layer": 1, "error": 3e-17, "sigmas": 1.25, "detectable": 4e-15},
         ],
+        "worst_sigmas": 1.25,
+        "max_scaled_error": 2.5e-16,
+        "detectable": 4e-15,
     },
     "training": {"verdict": "right", "subject": "numpy:reference", "findings": [], "tensors": []},
     "worst_sigmas": 1.25,

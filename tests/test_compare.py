@@ -16,6 +16,7 @@ from bpbench.errors import UsageError
 from bpbench.report import speed
 from bpbench.report.cells import flat
 from bpbench.report.changes import changes
+from bpbench.results.rows import times
 from tests.result_rows import row
 
 Row = dict[str, Any]
@@ -79,19 +80,19 @@ def test_a_difference_within_that_of_the_same_code_is_not_seen() -> None:
 def test_disturbed_samples_are_not_compared() -> None:
     marks = [True] * 10 + [False] * 20
     spread = [9.0] * 10 + [1.0] * 20
-    assert speed.times(timed(spread=spread, disturbed=marks)).keys() == {
+    assert times(timed(spread=spread, disturbed=marks)).keys() == {
         (process, number) for process in (1, 2) for number in range(10)
     }
-    assert len(speed.times(timed(disturbed=[True] * 16 + [False] * 14))) == 30
+    assert len(times(timed(disturbed=[True] * 16 + [False] * 14))) == 30
 
 
 def test_a_mode_has_repaid_its_compilation_when_its_faster_steps_have_saved_as_much() -> None:
     eager = timed("torch", 1e-3, [1.0] * 30, "eager", first_call_s=0.1)
     compiled = timed("torch", 4e-4, [1.0] * 30, "compiled", first_call_s=6.1)
-    assert speed.break_even(compiled, eager) == pytest.approx(10_000)
-    assert speed.break_even(eager, compiled) is None
+    assert speed.break_even(compiled["measured"], eager["measured"]) == pytest.approx(10_000)
+    assert speed.break_even(eager["measured"], compiled["measured"]) is None
     cheap = timed("torch", 5e-4, [1.0] * 30, "manual", first_call_s=0.05)
-    assert speed.break_even(cheap, eager) == 0
+    assert speed.break_even(cheap["measured"], eager["measured"]) == 0
 
 
 def test_every_row_says_how_it_stands_to_the_fastest_of_the_same_work() -> None:

@@ -18,13 +18,14 @@ import pytest
 from bpbench.backend import Backpropagation
 from bpbench.cells import Cell
 from bpbench.errors import BpbenchError, UsageError
-from bpbench.execute import environment, protocol, run, store
+from bpbench.execute import RunOptions, environment, protocol, run
 from bpbench.execute.process import CellEnded, Limits, Place, WorkerProcess
 from bpbench.execute.progress import Progress
 from bpbench.execute.questions import accuracy
 from bpbench.experiment import Experiment
 from bpbench.network import MLP
 from bpbench.optimizers import SGD
+from bpbench.results import store
 from tests.small_experiments import classes_experiment, planted, xor_experiment
 
 Row = dict[str, Any]
@@ -38,9 +39,12 @@ def version_of(package: str) -> str:
         return ""
 
 
-def rows_of(experiment: Experiment, tmp_path: Path, **options: Any) -> dict[str, Row]:
+def rows_of(
+    experiment: Experiment, tmp_path: Path, progress: Progress | None = None, **options: Any
+) -> dict[str, Row]:
     """The rows of an experiment by backend and question: "Killed train"."""
-    rows = run(experiment, out=tmp_path / "results", **({"rounds": 2, "processes": 1} | options))
+    brief = {"out": tmp_path / "results", "rounds": 2, "processes": 1}
+    rows: list[Any] = run(experiment, RunOptions(**(brief | options)), progress)
     return {
         f"{row['cell']['backend'].rpartition(':')[2]} {row['cell']['question']}": row
         for row in rows
@@ -130,10 +134,11 @@ def test_a_timed_row_is_held_against_its_limit_and_the_same_code_timed_twice(
 def test_a_sample_may_be_of_as_many_steps_as_anothers(tmp_path: Path) -> None:
     fast = "numpy:fast"
     bare = f"{Path(__file__).parent.parent}/benchmarks/bare_numpy.py:Bare"
-    rows = run(
-        xor_experiment(), backends=[fast, "numpy:reference", bare], questions=["speed"],
-        out=tmp_path, rounds=2, processes=1, blocks_like={bare: fast},
+    options = RunOptions(
+        backends=[fast, "numpy:reference", bare], questions=["speed"], out=tmp_path,
+        rounds=2, processes=1, blocks_like={bare: fast},
     )  # fmt: skip
+    rows = run(xor_experiment(), options)
     timed = [row["measured"] for row in rows if row["cell"]["question"] == "speed"]
     own, slow, like = (measured["steps_per_sample"] for measured in timed)
     assert own == like > slow
@@ -183,10 +188,11 @@ def test_a_backend_of_a_file_shows_the_mode_that_it_chose(tmp_path: Path) -> Non
 def test_real_frameworks_run_side_by_side_and_none_in_the_supervisor(tmp_path: Path) -> None:
     code = (
         "import json, sys\n"
-        "from bpbench.execute import run\n"
+        "from bpbench.execute import RunOptions, run\n"
         "from tests.small_experiments import classes_experiment\n"
         "experiment = classes_experiment(backends=['numpy', 'torch', 'jax'])\n"
-        f"rows = run(experiment, out={str(tmp_path)!r}, rounds=2, processes=1)\n"
+        f"options = RunOptions(out={str(tmp_path)!r}, rounds=2, processes=1)\n"
+        "rows = run(experiment, options)\n"
         "modules = {'torch', 'jax', 'tensorflow', 'keras', 'pandas'} & set(sys.modules)\n"
         "print(json.dumps([rows, sorted(modules)]))\n"
     )
@@ -282,7 +288,7 @@ def test_a_backend_that_cannot_start_is_not_started_for_every_cell(
     tmp_path: Path, once: Path
 ) -> None:
     experiment = xor_experiment(backends=[planted("DiesAtTheStart")], seeds=4)
-    rows = run(experiment, out=tmp_path, rounds=2, processes=1)
+    rows = run(experiment, RunOptions(out=tmp_path, rounds=2, processes=1))
     assert {row["status"] for row in rows} == {"crashed"}
     assert once.read_text() == "start\n" * 2
 
@@ -437,14 +443,14 @@ def test_two_runs_cannot_write_to_one_folder(tmp_path: Path) -> None:
     with store.Store(tmp_path).held():
         message = f"another run \\(process {os.getpid()}\\) is writing to .*; wait until it has"
         with pytest.raises(BpbenchError, match=message):
-            run(xor_experiment(), out=tmp_path)
+            run(xor_experiment(), RunOptions(out=tmp_path))
     assert store.read(tmp_path) == []
 
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BpbenchError, match="results cannot be written to"):
-        run(xor_experiment(), out=tmp_path / "file")
+        run(xor_experiment(), RunOptions(out=tmp_path / "file"))
 
 
 def test_a_run_leaves_nothing_but_results(tmp_path: Path) -> None:
@@ -473,7 +479,7 @@ def test_files_that_are_no_results_are_errors(tmp_path: Path) -> None:
     with pytest.raises(BpbenchError, match=r"a\.json is no result file .*; remove it"):
         store.read(tmp_path)
     (tmp_path / "xor/a.json").write_text('{"schema": 99}')
-    with pytest.raises(BpbenchError, match="its schema is 99, expected 1; remove it"):
+    with pytest.raises(BpbenchError, match=r"its schema is 99, expected 1\); remove it"):
         store.read(tmp_path)
     with pytest.raises(UsageError, match="there is no folder of results"):
         store.read(tmp_path / "none")
@@ -496,13 +502,13 @@ def test_what_cannot_be_meant_is_said_before_anything_runs(
     options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        run(xor_experiment(), out=tmp_path / "results", **options)
+        run(xor_experiment(), RunOptions(**({"out": tmp_path / "results"} | options)))
     assert not (tmp_path / "results").exists()
 
 
 def test_two_experiments_of_one_name_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two experiments are called 'xor'"):
-        run([xor_experiment(), xor_experiment()], out=tmp_path)
+        run([xor_experiment(), xor_experiment()], RunOptions(out=tmp_path))
 
 
 # ── The parts ──────────────────────────────────────────────────────────────────────────────────

@@ -13,13 +13,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bpbench.execute import run, store
+from bpbench.execute import RunOptions, run
 from bpbench.experiment import Experiment
+from bpbench.results import store
 from tests.small_experiments import planted, xor_experiment
 
 SUPERVISOR = """
 import sys
-from bpbench.execute import run
+from bpbench.execute import RunOptions, run
 from bpbench.execute.progress import Progress
 from tests.test_execute_killed import experiments
 
@@ -33,7 +34,7 @@ class Told(Progress):
     def finished(self, row):
         self.say("finished", row["cell"]["question"], row["cell"]["id"])
 
-run(experiments()[sys.argv[1]], out=sys.argv[2], rounds=4, progress=Told())
+run(experiments()[sys.argv[1]], RunOptions(out=sys.argv[2], rounds=4), Told())
 """
 
 
@@ -116,7 +117,7 @@ def test_a_killed_run_loses_nothing_and_goes_on(tmp_path: Path) -> None:
         now = rows_and_times(tmp_path)
         assert {path: now[path] for path in finished} == finished
         finished = now
-    rows = run(experiments()["long"], out=tmp_path, rounds=4)
+    rows = run(experiments()["long"], RunOptions(out=tmp_path, rounds=4))
     assert [row["status"] for row in rows] == ["ok"] * 8
     now = rows_and_times(tmp_path)
     assert {path: now[path] for path in finished} == finished

@@ -25,6 +25,7 @@ LEVELS = (
     {"backend"},
     {"registry", "verify", "measure"},
     {"cells", "experiment"},
+    {"results"},
     {"execute", "conformance"},
     {"report"},
     {"conformance", "testing", "cli", "__main__"},

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bpbench.errors import UsageError
+from bpbench.errors import BpbenchError, UsageError
 from bpbench.report import document, numbers, render
 from bpbench.report.agreement import with_agreement
 from bpbench.report.cells import flat
-from bpbench.report.documents import as_json, write_whole
+from bpbench.report.documents import as_json
 from bpbench.report.tables import (
     convergence,
     findings,
@@ -24,6 +24,7 @@ from bpbench.report.tables import (
     speed,
     tables,
 )
+from bpbench.results.store import write_whole
 from tests.result_rows import row
 
 # ── Numbers for people ─────────────────────────────────────────────────────────────────────────
@@ -292,16 +293,16 @@ def test_another_format_is_an_error_that_names_those_there_are():
 
 def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "new" / "report.md"
-    write_whole(path, "one")
-    write_whole(path, "two")
+    write_whole(path, b"one")
+    write_whole(path, b"two")
     assert [p.name for p in path.parent.iterdir()] == ["report.md"]
     assert path.read_text() == "two"
 
 
 def test_a_place_that_cannot_be_written_to_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match=r"report\.md cannot be written"):
-        write_whole(tmp_path / "file" / "report.md", "text")
+    with pytest.raises(BpbenchError, match=r"report\.md cannot be written"):
+        write_whole(tmp_path / "file" / "report.md", b"text")
 
 
 # ── Held against NumPy's training ──────────────────────────────────────────────────────────────

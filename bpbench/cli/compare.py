@@ -51,10 +51,10 @@ def command(
     A timing is faster, slower, the same, or lost in the noise; gone, where only RESULTS_A has it,
     or new. Nothing is run.
     """
-    from bpbench.execute import store
     from bpbench.report.changes import VERDICTS, changes, table
+    from bpbench.results.store import read
 
-    found = changes(store.read(old), store.read(new), across_machines=across_machines)
+    found = changes(read(old), read(new), across_machines=across_machines)
     shown = table(found)
     counts = {name: sum(change.verdict == name for change in found) for name in VERDICTS}
     if json_:

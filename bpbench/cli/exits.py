@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bpbench.results.rows import Row
 
 FINE = 0
 FAILED = 1
@@ -16,7 +19,7 @@ CODES = {"wrong": FAILED, "crashed": CRASHED, "timeout": CRASHED, "out of memory
 """The statuses of a cell that are a failure whoever asked for it."""
 
 
-def exit_code(rows: Collection[Mapping[str, Any]], required: Collection[str] = ()) -> int:
+def exit_code(rows: Collection[Row], required: Collection[str] = ()) -> int:
     """The code for the rows of a run: the worst news wins (wrong, then crashed, then missing).
 
     A backend that was asked for by name must be there; where no cell at all could be run, whatever

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from bpbench.errors import BpbenchError, unknown
+from bpbench.execute.options import TIMEOUT, RunOptions
 from bpbench.experiment import DTYPES, Experiment, check_backend
 from bpbench.registry import BUILT_IN, list_backends, modes_of, split_mode
 
@@ -56,16 +57,16 @@ class Where:
     """On what the cells are to run, as the options of ``where_to_run`` say.
 
     Attributes:
-        arguments: for ``bpbench.execute.run``; None where nothing was asked for.
+        options: of a run, for the command to add its own to.
         named: the bare names of the backends that were asked for one by one.
     """
 
-    arguments: dict[str, Any]
+    options: RunOptions
     named: frozenset[str]
 
     def required(self, experiments: Iterable[Experiment]) -> set[str]:
         """The bare names of the backends that must be there: those that somebody named."""
-        if self.arguments["backends"] is not None:
+        if self.options.backends is not None:
             return set(self.named)
         return {split_mode(name)[0] for each in experiments for name in each.backends or ()}
 
@@ -91,24 +92,25 @@ def where_to_run(command: Callable[..., Any]) -> Callable[..., Any]:
         devices: tuple[str, ...],
         dtypes: tuple[str, ...],
         threads: int | None,
-        timeout: float | None,
+        timeout: float,
         **others: Any,
     ) -> Any:
         named = frozenset(split_mode(name)[0] for name in backends) - {"all"}
         _check_devices(devices, named or frozenset(BUILT_IN))
-        arguments = {
-            "backends": _each_mode(backends) or None,
-            "devices": devices or None,
-            "dtypes": dtypes or None,
-            "threads": threads,
-            "timeout": timeout,
-        }
-        return command(*args, where=Where(arguments, named), **others)
+        options = RunOptions(
+            backends=_each_mode(backends) or None,
+            devices=devices or None,
+            dtypes=dtypes or None,
+            threads=threads,
+            timeout=timeout,
+        )
+        return command(*args, where=Where(options, named), **others)
 
     decorated: Callable[..., Any] = with_where
     for option in (
         click.option(
             "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
+            default=TIMEOUT, show_default=True,
             help="The longest that one answer of a backend may take.",
         ),
         click.option(

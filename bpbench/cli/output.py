@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
 
 from bpbench import report
 from bpbench.report.documents import as_json
+
+if TYPE_CHECKING:
+    from bpbench.results.rows import Row
 
 NOTE_WIDTH = 100
 
@@ -29,7 +32,7 @@ def document(value: Any) -> None:
     show(as_json(value))
 
 
-def results(rows: Sequence[Mapping[str, Any]], json_: bool) -> None:
+def results(rows: Sequence[Row], json_: bool) -> None:
     """Write the tables of result rows and, below them, a sentence for all that is not right."""
     if json_:
         document(report.document(rows))

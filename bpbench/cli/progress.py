@@ -10,12 +10,13 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from bpbench.cells import QUESTIONS, Cell
 from bpbench.cli import output
-from bpbench.execute.progress import Progress, Row
+from bpbench.execute.progress import Progress
 from bpbench.report import numbers
+from bpbench.results.rows import CellData, Row, backend_of, timed, trained, verified, whose
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -71,16 +72,14 @@ def _promise_line(done: int, total: int, tried: Tried) -> None:
 
 def outcome(row: Row) -> str:
     """How a cell ended, in a few words: "right, 2.1e-16", "12.3 µs a step", "missing"."""
-    measured = row.get("measured") or {}
-    if row["status"] != "ok" or not measured:
-        return str(row["status"])
-    match row["cell"]["question"]:
-        case "verify":
-            verdict = (measured.get("report") or {}).get("verdict", "ok")
-            return f"{verdict}, {numbers.error(measured.get('max_scaled_error'))}"
-        case "speed":
-            return f"{numbers.seconds(measured.get('median_s'))} a step"
-    return f"loss {numbers.digits(measured.get('final_loss'))}"
+    if row["status"] != "ok":
+        return row["status"]
+    if judged := verified(row):
+        return f"{judged['report']['verdict']}, {numbers.error(judged['max_scaled_error'])}"
+    if speed := timed(row):
+        return f"{numbers.seconds(speed['median_s'])} a step"
+    training = trained(row)
+    return f"loss {numbers.digits(training and training['final_loss'])}"
 
 
 class Lines(Progress):
@@ -97,12 +96,12 @@ class Lines(Progress):
 
     def started(self, cell: Cell) -> None:
         if self.verbose:
-            output.note(f"{_what(cell.describe())}: started")
+            output.note(f"{_what(_data(cell))}: started")
 
     def finished(self, row: Row) -> None:
         self.done += 1
-        took = numbers.seconds(row.get("seconds"))
-        say = f": {row['say']}" if row.get("say") and row["status"] != "ok" else ""
+        took = numbers.seconds(row["seconds"])
+        say = f": {row['say']}" if row["say"] and row["status"] != "ok" else ""
         output.note(
             f"[{self.done}/{self.total}] {_what(row['cell'])}: {outcome(row)}{say} ({took})"
         )
@@ -125,16 +124,16 @@ class Board(Progress):
         for row in kept:
             self._set(row["cell"], outcome(row))
         for cell in cells:
-            self._set(cell.describe(), "")
+            self._set(_data(cell), "")
         self._draw()
 
     def started(self, cell: Cell) -> None:
-        self.busy = _who(cell.describe())
-        self._set(cell.describe(), "…")
+        self.busy = _who(_data(cell))
+        self._set(_data(cell), "…")
         self._draw()
 
     def advanced(self, cell: Cell, done: int, total: int) -> None:
-        self._set(cell.describe(), f"{done / total:.0%}")
+        self._set(_data(cell), f"{done / total:.0%}")
         if time.monotonic() - self.drawn > REDRAW_S:
             self._draw()
 
@@ -143,7 +142,7 @@ class Board(Progress):
         self._set(row["cell"], outcome(row))
         self._draw()
 
-    def _set(self, cell: dict[str, Any], state: str) -> None:
+    def _set(self, cell: CellData, state: str) -> None:
         self.states.setdefault(_who(cell), {})[cell["question"]] = state
 
     def _draw(self) -> None:
@@ -165,13 +164,14 @@ class Board(Progress):
         return table
 
 
-def _who(cell: dict[str, Any]) -> str:
-    point = "".join(f", {name} {value}" for name, value in (cell.get("point") or {}).items())
-    where = f"{cell['backend']}:{cell['mode']} {cell['dtype']}"
-    return f"{cell['experiment']}{point}, {where}" + (
-        "" if cell["device"] == "cpu" else f" {cell['device']}"
-    )
+def _data(cell: Cell) -> CellData:
+    return cast(CellData, cell.describe())
 
 
-def _what(cell: dict[str, Any]) -> str:
+def _who(cell: CellData) -> str:
+    where = f"{backend_of(cell)} {cell['dtype']}"
+    return f"{whose(cell)}, {where}" + ("" if cell["device"] == "cpu" else f" {cell['device']}")
+
+
+def _what(cell: CellData) -> str:
     return f"{_who(cell)}, {cell['question']}" + (f" (seed {cell['seed']})" if cell["seed"] else "")

@@ -10,7 +10,6 @@ from bpbench.cli import output
 from bpbench.cli.options import Name, common
 from bpbench.errors import UsageError
 from bpbench.report import FORMATS, render
-from bpbench.report.documents import write_whole
 
 
 @click.command(
@@ -47,8 +46,8 @@ def command(
     markdown is a page for people, csv every cell on a line with raw numbers, json the tables and
     every cell with all that was measured.
     """
-    from bpbench.execute import store
     from bpbench.report.agreement import with_agreement
+    from bpbench.results import store
 
     if not results.is_dir():
         raise UsageError(f"there is no folder of results {results}; expected what --out named")
@@ -63,7 +62,7 @@ def command(
         output.show(render(rows, chosen).rstrip("\n"))
         return
     chosen = format_ or _format_of(file)
-    write_whole(file, render(rows, chosen))
+    store.write_whole(file, render(rows, chosen).encode())
     if json_:
         output.document({"written": str(file), "format": chosen, "cells": len(rows)})
     elif not quiet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from bpbench.cells import QUESTIONS
 from bpbench.cli import output
 from bpbench.cli.options import Name, Where, common, where_to_run
+from bpbench.execute.options import PROCESSES, ROUNDS
 
 
 @click.command(
@@ -37,11 +39,11 @@ from bpbench.cli.options import Name, Where, common, where_to_run
     show_default=True, help="The folder of the result files.",
 )  # fmt: skip
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=30, show_default=True, metavar="N",
+    "--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, metavar="N",
     help="Samples that each backend gives to a timing.",
 )  # fmt: skip
 @click.option(
-    "--processes", type=click.IntRange(min=1), default=3, show_default=True, metavar="N",
+    "--processes", type=click.IntRange(min=1), default=PROCESSES, show_default=True, metavar="N",
     help="Fresh processes that each backend is timed in.",
 )  # fmt: skip
 @click.option(
@@ -51,7 +53,7 @@ from bpbench.cli.options import Name, Where, common, where_to_run
 @common
 @click.pass_obj
 def command(
-    typed: str,
+    typed: str | None,
     scripts: tuple[str, ...],
     where: Where,
     seeds: int | None,
@@ -76,19 +78,12 @@ def command(
     from bpbench.report.agreement import with_agreement
 
     experiments = [experiment for script in scripts for experiment in load(script)]
+    options = replace(
+        where.options, seeds=seeds, questions=questions or None, out=out, retry=retry,
+        rounds=rounds, processes=processes, command=typed or "",
+    )  # fmt: skip
     with shown(quiet, verbose) as progress:
-        rows = run(
-            experiments,
-            seeds=seeds,
-            **where.arguments,
-            questions=questions or None,
-            out=out,
-            retry=retry,
-            rounds=rounds,
-            processes=processes,
-            progress=progress,
-            command=typed,
-        )
+        rows = run(experiments, options, progress)
     output.results(with_agreement(rows, out), json_)
     if not quiet:
         output.note(f"{len(rows)} results are in {out}; bpbench report makes a page of them")

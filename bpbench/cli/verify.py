@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -88,20 +88,17 @@ def command(
 
         experiments = load(experiment)
 
-    import tempfile
-
     from bpbench.cli.exits import exit_code
     from bpbench.cli.progress import shown
     from bpbench.execute import run
+    from bpbench.execute.process import workers_can_be_had
 
-    with tempfile.TemporaryDirectory(prefix="bpbench-") as out, shown(quiet, verbose) as progress:
-        rows = run(
-            experiments,
-            **where.arguments,
-            questions=("verify",),
-            out=Path(out),
-            progress=progress,
-        )
+    if not quiet and not workers_can_be_had():
+        output.note("no worker processes here: all runs in this one, whatever --timeout and "
+                    "--threads say")  # fmt: skip
+    options = replace(where.options, questions=("verify",), out=None)
+    with shown(quiet, verbose) as progress:
+        rows = run(experiments, options, progress)
     output.results(rows, json_)
     return exit_code(rows, where.required(experiments))
 

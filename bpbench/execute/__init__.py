@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bpbench.execute.options import RunOptions
     from bpbench.execute.supervisor import run
 
-__all__ = ["run"]
+__all__ = ["RunOptions", "run"]
+
+_LAZY = {"RunOptions": "bpbench.execute.options", "run": "bpbench.execute.supervisor"}
+"""Imported when it is asked for: a worker has no use for the supervisor."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":  # when it is asked for: a worker has no use for the supervisor
-        from bpbench.execute.supervisor import run
-
-        return run
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'bpbench.execute' has no attribute {name!r}")

@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bpbench.cells import DEFAULT_MODE, Point
+from bpbench.cells import DEFAULT_MODE, Cell, Point
 from bpbench.execute import environment, protocol
 from bpbench.execute.protocol import Message
 from bpbench.measure import memory
+from bpbench.results.rows import Status
 
 TAIL_LINES, TAIL_BYTES = 30, 8_000
 """Of a lost worker's stderr."""
@@ -34,6 +36,11 @@ class Place(NamedTuple):
     dtype: str
     threads: int
 
+    @classmethod
+    def of(cls, cell: Cell) -> Place:
+        """Where a cell's worker is."""
+        return cls(cell.backend, cell.mode, cell.device, cell.dtype, cell.threads)
+
 
 class CellEnded(Exception):
     """A worker did not do what it was asked to.
@@ -45,7 +52,7 @@ class CellEnded(Exception):
         lost: whether the worker is no more.
     """
 
-    def __init__(self, status: str, say: str, stderr: str = "", lost: bool = True) -> None:
+    def __init__(self, status: Status, say: str, stderr: str = "", lost: bool = True) -> None:
         super().__init__(say)
         self.status = status
         self.say = say
@@ -61,7 +68,55 @@ class Limits:
     memory: int
 
 
-class WorkerProcess:
+def workers_can_be_had() -> bool:
+    """Whether this system has what worker processes need: pipes to hand down, process groups."""
+    try:
+        import fcntl  # noqa: F401  # POSIX has it
+    except ImportError:
+        return False
+    return True
+
+
+class AnyWorker(ABC):
+    """Whoever computes what is asked for.
+
+    Args:
+        place: what it is for.
+
+    Attributes:
+        opened: what it said when its backend was made.
+        loaded: the point that it has on its device.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.loaded: Point | None = None
+        self.opened: Message = {}
+
+    @abstractmethod
+    def ask(self, do: str, **what: Any) -> Message:
+        """One request and its answer.
+
+        Raises:
+            CellEnded: the worker could not do it, or is lost; if lost, it has been ended.
+        """
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the worker and what it has started, at once; it holds nothing that wants saving."""
+
+    def open(self) -> None:
+        """Have it import its backend.
+
+        Raises:
+            CellEnded: as ``ask``; "missing" and "unsupported" are said here.
+        """
+        backend, mode, device, dtype, _ = self.place
+        named = None if mode == DEFAULT_MODE else mode
+        self.opened = self.ask("open", backend=backend, mode=named, device=device, dtype=dtype)
+
+
+class WorkerProcess(AnyWorker):
     """One worker, from its start until it is ended or lost.
 
     Args:
@@ -70,20 +125,14 @@ class WorkerProcess:
         cores: the cores that it may run on.
         limits: the answer to a request is waited for no longer than this.
         log: where its stdout and stderr go.
-
-    Attributes:
-        opened: what it said when its backend was made.
-        loaded: the point that it has on its device.
     """
 
     def __init__(
         self, place: Place, python: str, cores: Sequence[int], limits: Limits, log: Path
     ) -> None:
-        self.place = place
+        super().__init__(place)
         self.limits = limits
         self.log = log
-        self.loaded: Point | None = None
-        self.opened: Message = {}
         self._ended = False
         self._asked = 0
         self._received = b""
@@ -117,11 +166,6 @@ class WorkerProcess:
         return self._process.pid
 
     def ask(self, do: str, **what: Any) -> Message:
-        """One request and its answer.
-
-        Raises:
-            CellEnded: the worker could not do it, or is lost; if lost, it has been ended.
-        """
         self._asked += 1
         try:
             os.write(self._requests, protocol.encode({"id": self._asked, "do": do, **what}))
@@ -143,18 +187,7 @@ class WorkerProcess:
             raise CellEnded(reply["status"], reply["say"], self._tail() if lost else "", lost)
         return reply
 
-    def open(self) -> None:
-        """Have it import its backend.
-
-        Raises:
-            CellEnded: as ``ask``; "missing" and "unsupported" are said here.
-        """
-        backend, mode, device, dtype, _ = self.place
-        named = None if mode == DEFAULT_MODE else mode
-        self.opened = self.ask("open", backend=backend, mode=named, device=device, dtype=dtype)
-
     def kill(self) -> None:
-        """End the worker and what it has started, at once; it holds nothing that wants saving."""
         if self._ended:
             return
         self._ended = True

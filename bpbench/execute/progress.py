@@ -1,14 +1,11 @@
-"""How far is a run? What the supervisor tells to whoever shows it."""
+"""How far is a run? What is told to whoever shows it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from bpbench.cells import Cell
-
-Row = dict[str, Any]
-"""What a result file holds."""
+from bpbench.results.rows import Row
 
 
 class Progress:

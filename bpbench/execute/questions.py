@@ -6,7 +6,6 @@ The worker computes and the supervisor, here, judges.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -14,9 +13,11 @@ import numpy as np
 
 from bpbench.cells import Cell, Point
 from bpbench.execute import protocol
+from bpbench.execute.attempt import Answer
 from bpbench.execute.given import File, Given, full_batches, pieces, short_batch, total_digest
-from bpbench.execute.process import CellEnded, WorkerProcess
+from bpbench.execute.process import AnyWorker, CellEnded
 from bpbench.network import Array, Parameters
+from bpbench.results.rows import Status
 from bpbench.verify.simulation import simulate
 from bpbench.verify.training import judge_training
 from bpbench.verify.verdict import Report, judge
@@ -32,22 +33,10 @@ KINK_TRIES = 3
 CURVE_POINTS = 200
 
 
-@dataclass
-class Answer:
-    """What a cell came to, before it is a row."""
-
-    status: str = "ok"
-    say: str = ""
-    measured: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, Array] = field(default_factory=dict)
-    given_digest: str | None = None
-    stderr: str = ""
-
-
 class Asker:
     """A worker, busy with a cell: every request checks that the worker read what it was given."""
 
-    def __init__(self, worker: WorkerProcess, given: Given, cell: Cell) -> None:
+    def __init__(self, worker: AnyWorker, given: Given, cell: Cell) -> None:
         self.worker = worker
         self.given = given
         self.cell = cell
@@ -177,7 +166,7 @@ def verify(asker: Asker) -> Answer:
     return Answer(status, say, measured, given_digest=asker.given_digest)
 
 
-def verdict_of(report: Report, training: Report | None = None) -> tuple[str, str]:
+def verdict_of(report: Report, training: Report | None = None) -> tuple[Status, str]:
     """The status, and the sentence for people, of what was judged."""
     if report.verdict == "wrong":
         return "wrong", f"wrong gradients: {findings_of(report)}"
@@ -244,21 +233,19 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
         "seconds": seconds,
         "parameters_digest": final.digest(),
     }
-    answer = Answer(
-        measured=measured,
-        arrays={"losses": losses, **final.arrays},
-        given_digest=asker.given_digest,
-    )
+    status: Status = "ok"
+    say = ""
     if diverged:
         step = int(np.argmax(~np.isfinite(losses)))
-        answer.status = "diverged"
-        answer.say = (
+        status = "diverged"
+        say = (
             f"the loss is {losses[step]} from step {step} of {total}; a smaller learning rate "
             "may help"
         )
     else:
         measured["accuracy"] = _accuracies(asker)
-    return answer
+    arrays = {"losses": losses, **final.arrays}
+    return Answer(status, say, measured, arrays, asker.given_digest)
 
 
 def _wrong_beginning(asker: Asker, losses: Array, done: int) -> str:

@@ -13,9 +13,10 @@ import numpy as np
 
 from bpbench.cells import Cell
 from bpbench.execute import protocol
+from bpbench.execute.attempt import Answer, Attempt
 from bpbench.execute.given import full_batches
-from bpbench.execute.process import WorkerProcess
-from bpbench.execute.questions import Answer, Asker, findings_of, verdict_of
+from bpbench.execute.process import AnyWorker, Place
+from bpbench.execute.questions import Asker, findings_of, verdict_of
 from bpbench.measure import statistics
 from bpbench.measure.limits import step_flops
 from bpbench.measure.statistics import Ratio, Slot, median_interval, paired_ratio, unpaired_ratio
@@ -24,8 +25,7 @@ from bpbench.network import Array, Parameters
 POOL = 1024
 """Batches among which a timed block goes round."""
 WARMUPS = 2
-LEAST_UNDISTURBED = 0.5
-"""Below this share of undisturbed samples the estimate takes all, for the rest say too little."""
+BARE_MODE = "products"
 
 
 @dataclass
@@ -48,11 +48,7 @@ class Series:
     @property
     def undisturbed(self) -> dict[Slot, float]:
         """The samples that count, by process and round."""
-        marks = self.disturbed or [False] * len(self.seconds)
-        if sum(marks) > (1 - LEAST_UNDISTURBED) * len(marks):
-            marks = [False] * len(marks)
-        each = zip(self.slots, self.seconds, marks, strict=True)
-        return {slot: seconds for slot, seconds, mark in each if not mark}
+        return statistics.undisturbed(self.slots, self.seconds, self.disturbed)
 
 
 @dataclass(frozen=True)
@@ -75,16 +71,21 @@ class Beside:
 
 
 class BareTiming:
-    """The bare matrix products' part in a timing."""
+    """The bare matrix products' part in a timing.
+
+    Attributes:
+        place: where they are done: a worker without a backend.
+    """
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
+        self.place = Place("", BARE_MODE, cell.device, cell.dtype, cell.threads)
         self.series = Series()
         self.layout = ""
         self._steps = 0
-        self._worker: WorkerProcess | None = None
+        self._worker: AnyWorker | None = None
 
-    def prepare(self, worker: WorkerProcess) -> None:
+    def prepare(self, worker: AnyWorker) -> None:
         """Have a fresh worker make the products of a step."""
         point = self.cell.point
         reply = worker.ask(
@@ -105,29 +106,33 @@ class Timing:
     """A backend's part in a timing.
 
     Args:
+        cell: whose.
+        verified: whether its gradients have been judged right already.
         steps: in each sample; 0 to find out how many make a good one.
+
+    Attributes:
+        attempt: at the cell, since it was begun.
     """
 
-    def __init__(self, cell: Cell, steps: int = 0) -> None:
+    def __init__(self, cell: Cell, verified: bool, steps: int = 0) -> None:
         self.cell = cell
+        self.place = Place.of(cell)
+        self.attempt = Attempt(cell)
         self.steps = steps
+        self._verified = verified
         self.series = Series()
         self.warmups: list[float] = []
         self.processes: list[dict[str, Any]] = []
         self._asker: Asker | None = None
         self._given_digest = ""
 
-    def prepare(self, asker: Asker, verified: bool) -> Answer | None:
+    def prepare(self, asker: Asker) -> Answer | None:
         """Size the block of steps in a fresh worker and judge what it computes; an answer where it
-        may not be timed.
-
-        Args:
-            verified: whether the gradients have been judged right already.
-        """
+        may not be timed."""
         self._asker = asker
         asker.ready()
         pool = full_batches(asker.point.order(asker.cell.seed), POOL)
-        if not verified:
+        if not self._verified:
             status, say = verdict_of(asker.backpropagate(pool[0]))
             if status == "wrong":
                 return self._refused(f"not timed: {say}")

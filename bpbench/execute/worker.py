@@ -76,7 +76,7 @@ class Worker:
             raise Unsupported(str(error)) from error
         return {
             "import_s": time.perf_counter() - start,
-            "mode": self.backend.mode,
+            "mode": str(self.backend.mode),
             "versions": _versions(),
         }
 
@@ -84,8 +84,6 @@ class Worker:
         """Take a network, its data and its optimizer, and put them on the device."""
         self.given = protocol.load(request["data"])
         parameters = protocol.load(request["parameters"])
-        network = dict(request["network"])
-        network["sizes"] = tuple(network["sizes"])
         self.optimizer = from_description(request["optimizer"])
         self.calls, self.losses = [], []
         # what the network before took is no part of what this one takes
@@ -94,7 +92,9 @@ class Worker:
             vars(self).pop(name, None)
         gc.collect()
         memory.forget_peak()
-        self.model = self.backend.model(MLP(**network), protocol.parameters_of(parameters))
+        self.model = self.backend.model(
+            MLP(**request["network"]), protocol.parameters_of(parameters)
+        )
         self.upload_s = timed(self._upload).wall
         return {"data_digest": digest(self.given), "parameters_digest": digest(parameters)}
 
@@ -251,12 +251,13 @@ def main() -> None:
     while True:
         request = protocol.decode(inbox.get())
         assert request is not None, "the supervisor writes nothing but messages"
-        reply = {"id": request["id"], **_answer(getattr(worker, request["do"]), request)}
+        reply = {"id": request["id"], **answer(getattr(worker, request["do"]), request)}
         sys.stdout.flush()
         _write(replies, protocol.encode(reply))
 
 
-def _answer(method: Callable[[Message], Message], request: Message) -> Message:
+def answer(method: Callable[[Message], Message], request: Message) -> Message:
+    """What a method answers to a request, whatever becomes of it."""
     try:
         return {"ok": True, **method(request)}
     except MissingBackend as error:

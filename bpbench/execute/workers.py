@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from bpbench.execute.process import CellEnded, Limits, Place, WorkerProcess
+from bpbench.execute.process import AnyWorker, CellEnded, Limits, Place, WorkerProcess
 from bpbench.execute.protocol import Message
+
+T = TypeVar("T")
 
 START_TRIES = 2
 """How often a worker may fail to start before the rest of its cells are given up."""
@@ -18,8 +21,9 @@ class Workers:
     Args:
         scratch: a folder for their logs.
         limits: of every worker.
-        interpreters: backend -> the Python that runs it.
+        interpreter: says which Python runs a backend.
         cores: threads -> the cores that a worker with so many may use.
+        in_this_process: whether nothing is started, and backends are asked here.
 
     Attributes:
         opened: what the worker of a place last said when its backend was made.
@@ -29,19 +33,21 @@ class Workers:
         self,
         scratch: Path,
         limits: Limits,
-        interpreters: Mapping[str, str],
+        interpreter: Callable[[str], str],
         cores: Mapping[int, Sequence[int]],
+        in_this_process: bool = False,
     ) -> None:
         self.opened: dict[Place, Message] = {}
         self._scratch = scratch
         self._limits = limits
-        self._interpreters = interpreters
+        self._interpreter = interpreter
         self._cores = cores
-        self._living: dict[tuple[Place, str], WorkerProcess] = {}
+        self._in_this_process = in_this_process
+        self._living: dict[tuple[Place, str], AnyWorker] = {}
         self._started = 0
         self._failures: dict[Place, list[CellEnded]] = {}
 
-    def at(self, place: Place, part: str = "") -> WorkerProcess:
+    def at(self, place: Place, part: str = "") -> AnyWorker:
         """The worker of a place, started where there is none.
 
         Args:
@@ -67,7 +73,7 @@ class Workers:
         failures.clear()
         return worker
 
-    def bare(self, place: Place) -> WorkerProcess:
+    def bare(self, place: Place) -> AnyWorker:
         """A worker without a backend, in the environment of a place, started where there is none.
 
         Raises:
@@ -88,9 +94,22 @@ class Workers:
         while self._living:
             self._living.popitem()[1].kill()
 
-    def _start(self, place: Place) -> WorkerProcess:
+    def attempt(self, place: Place, work: Callable[[], T], part: str = "") -> T | CellEnded:
+        """What some work with the worker of a place comes to, or how that ended."""
+        try:
+            return work()
+        except CellEnded as end:
+            if end.lost:
+                self.lost(place, part)
+            return end
+
+    def _start(self, place: Place) -> AnyWorker:
+        if self._in_this_process:
+            from bpbench.execute.local import LocalWorker
+
+            return LocalWorker(place)
         self._started += 1
         return WorkerProcess(
-            place, self._interpreters[place.backend], self._cores[place.threads], self._limits,
+            place, self._interpreter(place.backend), self._cores[place.threads], self._limits,
             self._scratch / f"worker-{self._started}.log",
         )  # fmt: skip

@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "blas": _numpys_blas(),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "load": [round(value, 2) for value in os.getloadavg()],
+        "load": [round(value, 2) for value in psutil.getloadavg()],
     }
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,6 +24,11 @@ def peak_bytes() -> int:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # not POSIX: psutil asks Windows for the same
+        usage: Any = psutil.Process().memory_info()
+        return int(usage.peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

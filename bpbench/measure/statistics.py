@@ -140,6 +140,24 @@ def disturbed(canaries: Sequence[float]) -> list[bool]:
     return [canary > limit for canary in canaries]
 
 
+def undisturbed(
+    slots: Sequence[Slot], samples: Sequence[float], marks: Sequence[bool]
+) -> dict[Slot, float]:
+    """The samples that count, by process and round.
+
+    Args:
+        slots, samples: where and how long.
+        marks: whether each was disturbed; empty where nobody knows.
+
+    Returns:
+        All of them where most are disturbed, for the rest say too little then.
+    """
+    if not marks or 2 * sum(marks) > len(marks):
+        marks = [False] * len(samples)
+    each = zip(slots, samples, marks, strict=True)
+    return {slot: sample for slot, sample, mark in each if not mark}
+
+
 def noise(share_disturbed: float, margin: float | None) -> str:
     """What makes a run noisy, as a sentence; empty where nothing does.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bpbench.errors import unknown
 
 if TYPE_CHECKING:
-    from bpbench.report.cells import Row
+    from bpbench.results.rows import Row
 
 FORMATS = {"markdown": ".md", "csv": ".csv", "json": ".json"}
 """What a report can be, with the ending of its file's name."""
@@ -18,7 +18,7 @@ def render(rows: Sequence[Row], format: str = "markdown") -> str:
     """The report of result rows as text.
 
     Args:
-        rows: as ``bpbench.execute.store.read`` gives them.
+        rows: as ``bpbench.results.store.read`` gives them.
         format: "markdown" (a page for people), "csv" (every cell a line, raw numbers) or "json"
             (the tables and every cell, with all that was measured).
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from bpbench.registry import BUILT_IN
 from bpbench.report import speed
-
-Row = Mapping[str, Any]
+from bpbench.results import rows as results
+from bpbench.results.rows import DEFINITION, CellData, ReportData, Row, TensorData, Timed, Trained
 
 WHERE = ("backend", "mode", "device", "dtype", "threads")
 """What tells the cells of one experiment apart, but for the question and the seed."""
 POINT = "point."
 """Starts the columns of what an experiment varies: "point.learning_rate"."""
 VARIANT = "variant"
-DEFINITION = (
-    "network_text", "data", "data_digest", "optimizer", "epochs", "batch_size", "initial",
-    "shuffle", "drop_last",
-)  # fmt: skip
-"""What an experiment declares. A folder keeps the results of a script as it was before a change, so
-that one experiment may have several definitions: the column ``variant`` tells them apart."""
+"""The column that tells several definitions of one experiment apart."""
 
 
 def flat(rows: Iterable[Row]) -> pd.DataFrame:
@@ -34,8 +29,8 @@ def flat(rows: Iterable[Row]) -> pd.DataFrame:
     """
     ordered = in_order(rows)
     several = _several_definitions(ordered)
-    lines = [_line(row, several.get(_experiment(row), ())) for row in ordered]
-    compared = speed.together(ordered, work)
+    lines = [_line(row, several[results.training(row["cell"])]) for row in ordered]
+    compared = speed.together(ordered)
     for line in lines:
         line.update(compared.get(line["id"], {}))
     return pd.DataFrame(lines, columns=list(dict.fromkeys(key for line in lines for key in line)))
@@ -51,75 +46,69 @@ def points(frame: pd.DataFrame) -> list[str]:
     return [column for column in frame.columns if str(column).startswith(POINT)]
 
 
-def work(row: Row) -> tuple[Any, ...]:
-    """What two rows have in common that did the same work, on whichever backend."""
-    cell = row["cell"]
-    definition = tuple(str(cell.get(name)) for name in DEFINITION)
-    return (*_experiment(row), *definition, cell["question"], cell["dtype"], cell["seed"])
-
-
-def _experiment(row: Row) -> tuple[str, str]:
-    return row["cell"]["experiment"], str(row["cell"].get("point"))
-
-
 def _several_definitions(rows: Sequence[Row]) -> dict[tuple[str, str], list[str]]:
     """The parts of its definition that an experiment's rows do not agree on."""
-    found: dict[tuple[str, str], list[set[str]]] = {}
+    found: dict[tuple[str, str], set[tuple[str, ...]]] = {}
     for row in rows:
-        values = found.setdefault(_experiment(row), [set() for _ in DEFINITION])
-        for name, seen in zip(DEFINITION, values, strict=True):
-            seen.add(str(row["cell"].get(name)))
+        cell = row["cell"]
+        found.setdefault(results.training(cell), set()).add(results.definition(cell))
     return {
-        experiment: [name for name, seen in zip(DEFINITION, values, strict=True) if len(seen) > 1]
-        for experiment, values in found.items()
+        training: [
+            name
+            for name, values in zip(DEFINITION, zip(*seen, strict=True), strict=True)
+            if len(set(values)) > 1
+        ]
+        for training, seen in found.items()
     }
 
 
 def _line(row: Row, several: Sequence[str]) -> dict[str, Any]:
     cell = row["cell"]
-    measured = row.get("measured") or {}
-    reading = {"verify": _verify, "speed": _speed, "train": _train}[cell["question"]]
+    verified, timed, trained = results.verified(row), results.timed(row), results.trained(row)
     return {
         "experiment": cell["experiment"],
-        **{POINT + name: value for name, value in (cell.get("point") or {}).items()},
+        **{POINT + name: value for name, value in cell["point"].items()},
         **({VARIANT: _variant(cell, several)} if several else {}),
-        **{name: cell[name] for name in WHERE},
+        **dict(zip(WHERE, _where(cell), strict=True)),
         "seed": cell["seed"],
         "question": cell["question"],
         "status": row["status"],
-        **(reading(measured) if measured else {}),
-        "say": row.get("say") or "",
+        **(_verified(verified["report"], verified["training"]) if verified else {}),
+        **(_timed(timed) if timed else {}),
+        **(_trained(trained) if trained else {}),
+        "say": row["say"],
         "id": cell["id"],
     }
 
 
-def _variant(cell: Row, several: Sequence[str]) -> str:
-    return ", ".join(f"{name.removesuffix('_text')} {cell.get(name)}" for name in several)
+def _where(cell: CellData) -> tuple[Any, ...]:
+    return cell["backend"], cell["mode"], cell["device"], cell["dtype"], cell["threads"]
 
 
-def _verify(measured: Row) -> dict[str, Any]:
-    report, training = measured.get("report") or {}, measured.get("training") or {}
-    tensors = report.get("tensors") or []
-    worst = max(tensors, key=lambda tensor: _or_infinite(tensor["sigmas"]), default=None)
-    detectable = [tensor["detectable"] for tensor in tensors]
+def _variant(cell: CellData, several: Sequence[str]) -> str:
+    declared = dict(zip(DEFINITION, results.definition(cell), strict=True))
+    return ", ".join(f"{name.removesuffix('_text')} {declared[name]}" for name in several)
+
+
+def _verified(report: ReportData, training: ReportData) -> dict[str, Any]:
+    worst = max(report["tensors"], key=lambda t: _or_infinite(t["sigmas"]), default=None)
     return {
-        "verdict": report.get("verdict"),
-        "worst_error": measured.get("max_scaled_error"),
-        "worst_sigmas": measured.get("worst_sigmas"),
+        "verdict": report["verdict"],
+        "worst_error": report.get("max_scaled_error"),
+        "worst_sigmas": report.get("worst_sigmas"),
         "worst_tensor": worst and tensor_name(worst),
-        "detectable": None if None in detectable else max(detectable, default=None),
-        "training_verdict": training.get("verdict"),
+        "detectable": report.get("detectable"),
+        "training_verdict": training["verdict"],
     }
 
 
-def tensor_name(tensor: Row) -> str:
+def tensor_name(tensor: TensorData) -> str:
     """W[1] of a tensor's name and layer, loss of one that belongs to no layer."""
-    layer = tensor.get("layer")
-    return str(tensor.get("name")) + ("" if layer is None else f"[{layer}]")
+    return tensor["name"] + ("" if tensor["layer"] is None else f"[{tensor['layer']}]")
 
 
-def _speed(measured: Row) -> dict[str, Any]:
-    low, high = measured.get("interval") or (None, None)
+def _timed(measured: Timed) -> dict[str, Any]:
+    low, high = measured["interval"]
     plain = ("import_s", "upload_s", "first_call_s", "second_call_s", "median_s", "min_s")
     rest = (
         "samples_per_s", "gflops", "limit_median_s", "limit_min_s", "share_of_limit",
@@ -132,7 +121,7 @@ def _speed(measured: Row) -> dict[str, Any]:
         **{name: measured.get(name) for name in plain},
         "interval_low_s": low,
         "interval_high_s": high,
-        "cpu_per_wall": _middle(measured.get("cpu_per_wall") or ()),
+        "cpu_per_wall": _middle(measured["cpu_per_wall"]),
         **{name: measured.get(name) for name in rest},
         "aa_low": same_low,
         "aa_high": same_high,
@@ -142,15 +131,15 @@ def _speed(measured: Row) -> dict[str, Any]:
     }
 
 
-def _train(measured: Row) -> dict[str, Any]:
-    parts = measured.get("parts_from_numpy") or {}
+def _trained(measured: Trained) -> dict[str, Any]:
+    parts = measured.get("parts_from_numpy")
     return {
         **{name: measured.get(name) for name in ("steps", "first_loss", "final_loss")},
-        **{f"accuracy_{part}": v for part, v in (measured.get("accuracy") or {}).items()},
-        "train_s": measured.get("seconds"),
-        "parameters_digest": measured.get("parameters_digest"),
-        "parts_step": parts.get("step"),
-        "from_numpy": parts.get("largest"),
+        **{f"accuracy_{part}": v for part, v in measured.get("accuracy", {}).items()},
+        "train_s": measured["seconds"],
+        "parameters_digest": measured["parameters_digest"],
+        "parts_step": parts and parts["step"],
+        "from_numpy": parts and parts["largest"],
     }
 
 
@@ -169,14 +158,14 @@ def _place(row: Row) -> tuple[Any, ...]:
     modes = list(BUILT_IN[cell["backend"]].targets) if cell["backend"] in BUILT_IN else []
     return (
         cell["experiment"],
-        [_number_or_text(value) for value in (cell.get("point") or {}).values()],
+        [_number_or_text(value) for value in cell["point"].values()],
         cell["dtype"],
         cell["device"],
         cell["threads"],
         names.index(cell["backend"]) if cell["backend"] in names else len(names),
         cell["backend"],
         modes.index(cell["mode"]) if cell["mode"] in modes else len(modes),
-        str(cell["mode"]),
+        cell["mode"],
         cell["seed"],
         cell["question"],
     )

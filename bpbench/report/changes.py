@@ -12,9 +12,10 @@ import pandas as pd
 from bpbench.errors import UsageError
 from bpbench.measure.statistics import decide, unpaired_ratio
 from bpbench.report import numbers
-from bpbench.report.cells import Row, in_order, work
-from bpbench.report.speed import same_code_margin, times
+from bpbench.report.cells import in_order
+from bpbench.report.speed import same_code_margin
 from bpbench.report.tables import Column, Line, Table
+from bpbench.results.rows import Row, timed, times, work
 
 VERDICTS = ("faster", "slower", "same", "noise", "gone", "new")
 SAME = 0.1
@@ -56,13 +57,13 @@ def changes(
     """Every timing that either run has, the new one held against the old.
 
     Args:
-        old, new: rows, as ``bpbench.execute.store.read`` gives them.
+        old, new: rows, as ``bpbench.results.store.read`` gives them.
         across_machines: compare timings of different machines, too.
 
     Raises:
         UsageError: nothing was timed in both, or on different machines.
     """
-    before, after = _timed(old), _timed(new)
+    before, after = _timings(old), _timings(new)
     both = before.keys() & after.keys()
     if not both:
         raise UsageError(
@@ -101,7 +102,7 @@ def table(found: Sequence[Change]) -> Table:
     )
 
 
-def _timed(rows: Iterable[Row]) -> dict[Hashable, Row]:
+def _timings(rows: Iterable[Row]) -> dict[Hashable, Row]:
     """The speed rows that have something to say, by what was timed."""
     found: dict[Hashable, Row] = {}
     for row in in_order(rows):
@@ -127,11 +128,11 @@ def _change(old: Row | None, new: Row | None) -> Change:
     some = new or old
     assert some is not None
     cell = some["cell"]
-    point = ", ".join(f"{name} {value}" for name, value in (cell.get("point") or {}).items())
+    point = ", ".join(f"{name} {value}" for name, value in cell["point"].items())
     where = (cell["experiment"], point, cell["backend"], cell["mode"])
     identity = (*where, cell["device"], cell["dtype"], cell["threads"])
-    medians = [row["measured"].get("median_s") if row else None for row in (old, new)]
-    old_s, new_s = medians
+    medians = [timed(row) if row else None for row in (old, new)]
+    old_s, new_s = (measured and measured["median_s"] for measured in medians)
     if old is None or old_s is None:
         verdict = "new" if new_s is not None else "gone"
         return Change(*identity, old_s, new_s, None, None, None, verdict, None)
@@ -155,10 +156,10 @@ def _machine_margin(old: Row, new: Row) -> float:
 
     Two runs have no rounds in common that would take out what slows the machine for all.
     """
-    canaries = [row["measured"].get("canary_s") for row in (old, new)]
-    if not all(canaries):
+    canaries = [measured.get("canary_s") for row in (old, new) if (measured := timed(row))]
+    first, second = (float(np.median(each)) if each else None for each in canaries)
+    if first is None or second is None:
         return 1.0
-    first, second = (float(np.median(each)) for each in canaries)
     return max(first / second, second / first)
 
 

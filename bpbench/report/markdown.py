@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from bpbench.report import numbers
-from bpbench.report.cells import Row
 from bpbench.report.tables import findings, problems, tables
+from bpbench.results.rows import CellData, MachineData, Row, whose
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -37,7 +36,7 @@ def _what_ran(rows: Sequence[Row]) -> list[str]:
         said.setdefault(_training(cell), {})[str(cell["seed"])] = None
     notes = dict.fromkeys(row["notes"] for row in rows if row.get("notes"))
     ended = sum(row["status"] == "ok" for row in rows)
-    times = sorted(row["started"] for row in rows if row.get("started"))
+    times = sorted(row["started"] for row in rows)
     when = f", {times[0]} to {times[-1]}" if times else ""
     return [
         _bullets(f"{text}; seeds {', '.join(seeds)}" for text, seeds in said.items()),
@@ -46,8 +45,8 @@ def _what_ran(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _training(cell: Mapping[str, Any]) -> str:
-    point = "".join(f", {name} {value}" for name, value in (cell.get("point") or {}).items())
+def _training(cell: CellData) -> str:
+    point = whose(cell).removeprefix(cell["experiment"])
     optimizer = dict(cell["optimizer"])
     name = optimizer.pop("name")
     fields = ", ".join(f"{key}={value}" for key, value in optimizer.items() if value)
@@ -60,16 +59,16 @@ def _training(cell: Mapping[str, Any]) -> str:
 
 def _where_it_ran(rows: Sequence[Row]) -> list[str]:
     """Every machine that the rows name, once, and every version of every package."""
-    machines = dict.fromkeys(_machine(row["machine"]) for row in rows if row.get("machine"))
+    machines = dict.fromkeys(_machine(row["machine"]) for row in rows)
     versions: dict[str, dict[str, None]] = {}
     for row in rows:
-        for name, version in (row.get("versions") or {}).items():
+        for name, version in row["versions"].items():
             versions.setdefault(name, {})[str(version)] = None
     together = ", ".join(f"{name} {' and '.join(found)}" for name, found in versions.items())
     return [_bullets([*machines, *([together] if together else [])])]
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
+def _machine(facts: MachineData) -> str:
     """What of a machine does not change from cell to cell."""
     memory = numbers.memory(facts.get("memory_bytes"))
     return (

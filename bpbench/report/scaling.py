@@ -13,8 +13,8 @@ from itertools import combinations, pairwise
 
 import numpy as np
 
-from bpbench.report.cells import Row
-from bpbench.report.speed import compare, name
+from bpbench.report.speed import compare
+from bpbench.results.rows import Row, backend_of, timed
 
 GROWING = ("width", "depth", "batch_size")
 """What may grow; an experiment that varies one of them, and nothing else, is a scaling."""
@@ -69,8 +69,8 @@ def growths(rows: Iterable[Row]) -> list[Growth]:
     """The growth of every backend and mode that was timed at enough points."""
     found = []
     for over, series in _series(rows):
-        values, seconds = zip(*[(v, float(row["measured"]["median_s"])) for v, row in series],
-                              strict=True)  # fmt: skip
+        values = tuple(value for value, _ in series)
+        seconds = tuple(float(row["measured"]["median_s"]) for _, row in series)
         logs = np.log([values, seconds])
         exponent = float(np.polyfit(logs[0], logs[1], 1)[0])
         (x, y), (last_x, last_y) = logs.T[-2:]
@@ -112,7 +112,7 @@ def _between(over: str, one: dict[float, Row], other: dict[float, Row]) -> list[
             continue
         share = log / (log - next_log)  # where the logarithm of the ratio crosses 0
         at = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
-        names = name(next(iter(one.values()))), name(next(iter(other.values())))
+        names = [backend_of(next(iter(each.values()))["cell"]) for each in (one, other)]
         slower, faster = names if next_log > 0 else names[::-1]
         experiment = next(iter(one.values()))["cell"]["experiment"]
         found.append(Overtaking(experiment, over, slower, faster, at, low, high))
@@ -124,14 +124,12 @@ def _series(rows: Iterable[Row]) -> list[tuple[str, Sequence[tuple[float, Row]]]
     groups: dict[tuple[Hashable, ...], dict[float, Row]] = {}
     for row in rows:
         cell = row["cell"]
-        varied = cell.get("point") or {}
-        timed = cell["question"] == "speed" and (row.get("measured") or {}).get("median_s")
-        if not timed or len(varied) != 1:
+        if not timed(row) or len(cell["point"]) != 1:
             continue
-        ((over, value),) = varied.items()
+        ((over, value),) = cell["point"].items()
         if over in GROWING:
-            where = ("backend", "mode", "device", "dtype", "threads")
-            key = (over, cell["experiment"], *(cell[field] for field in where))
+            where = (cell["device"], cell["dtype"], cell["threads"])
+            key = (over, cell["experiment"], cell["backend"], cell["mode"], *where)
             groups.setdefault(key, {})[float(value)] = row
     return [
         (str(over), sorted(points.items(), key=lambda point: point[0]))

@@ -6,34 +6,18 @@ less, for the machine may have changed between them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from bpbench.measure.statistics import Decision, Ratio, Slot, decide, paired_ratio, unpaired_ratio
-
-Row = Mapping[str, Any]
-
-
-def times(row: Row) -> dict[Slot, float]:
-    """The samples that count, seconds a step by (process, round).
-
-    Those beside a disturbed canary do not, unless half of all are.
-    """
-    measured = row["measured"]
-    samples: Sequence[float] = measured.get("samples") or ()
-    processes = measured.get("sample_process") or [0] * len(samples)
-    rounds = measured.get("sample_round") or range(len(samples))
-    marks = measured.get("disturbed") or [False] * len(samples)
-    if 2 * sum(marks) > len(marks):
-        marks = [False] * len(samples)
-    each = zip(processes, rounds, samples, marks, strict=True)
-    return {(process, number): sample for process, number, sample, mark in each if not mark}
+from bpbench.measure.statistics import Decision, Ratio, decide, paired_ratio, unpaired_ratio
+from bpbench.results.rows import Row, Timed, backend_of, timed, times, work
 
 
 def ratio(row: Row, other: Row) -> Ratio | None:
     """How many times as long a step of one row takes as one of another."""
-    shared = row["measured"].get("timing")
-    if shared is not None and shared == other["measured"].get("timing"):
+    own, others = timed(row), timed(other)
+    shared = own and own.get("timing")
+    if shared and others and shared == others.get("timing"):
         paired = paired_ratio(times(row), times(other))
         if paired is not None:
             return paired
@@ -42,7 +26,8 @@ def ratio(row: Row, other: Row) -> Ratio | None:
 
 def same_code_margin(row: Row) -> float:
     """By how much the same code, timed twice in the row's rounds, seemed to differ; at least 1."""
-    bounds = row["measured"].get("aa_ratio")
+    measured = timed(row)
+    bounds = measured and measured.get("aa_ratio")
     return max(bounds[1], 1 / bounds[0], 1.0) if bounds else 1.0
 
 
@@ -54,43 +39,41 @@ def compare(row: Row, other: Row) -> Decision | None:
     return decide(found, max(same_code_margin(row), same_code_margin(other)))
 
 
-def break_even(row: Row, other: Row) -> float | None:
+def break_even(row: Timed, other: Timed) -> float | None:
     """After how many steps a row has repaid what its first call took longer than another's.
 
     Returns:
         0 where its first call did not take longer; None where its steps are no faster, so that
         it never does.
     """
-    own, others = row["measured"], other["measured"]
-    extra = own["first_call_s"] - others["first_call_s"]
-    saved = others["median_s"] - own["median_s"]
+    extra = row["first_call_s"] - other["first_call_s"]
+    saved = other["median_s"] - row["median_s"]
     if saved <= 0:
         return None
     return float(max(0.0, extra / saved))
 
 
-def together(rows: Iterable[Row], work: Callable[[Row], Hashable]) -> dict[str, dict[str, Any]]:
+def together(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """What the speed rows of the same work say of each other, by the cells' ids.
 
     ``factor``, ``factor_low`` and ``factor_high``, times the step of the fastest; ``difference``,
     the verdict on that; ``hidden``, how large a difference could have hidden, as a share; and
     ``break_even``, a line such as "jax:eager 120; numpy:fast 2300": steps.
-
-    Args:
-        work: what rows have in common that did the same work.
     """
-    groups: dict[Hashable, list[Row]] = {}
+    groups: dict[Hashable, list[tuple[Row, Timed]]] = {}
     for row in rows:
-        if row["cell"]["question"] == "speed" and (row.get("measured") or {}).get("median_s"):
+        measured = timed(row)
+        if measured:
             where = (row["cell"]["device"], row["cell"]["threads"])
-            groups.setdefault((work(row), where), []).append(row)
+            groups.setdefault((work(row), where), []).append((row, measured))
     found: dict[str, dict[str, Any]] = {}
     for group in groups.values():
-        fastest = min(group, key=lambda row: float(row["measured"]["median_s"]))
-        for row in group:
+        fastest, _ = min(group, key=lambda pair: pair[1]["median_s"])
+        for row, measured in group:
+            others = [(other, its) for other, its in group if other is not row]
             found[row["cell"]["id"]] = {
                 **_against(row, fastest),
-                "break_even": _break_evens(row, group) or None,
+                "break_even": _break_evens(measured, others) or None,
             }
     return found
 
@@ -110,12 +93,6 @@ def _against(row: Row, fastest: Row) -> dict[str, Any]:
     }
 
 
-def _break_evens(row: Row, group: Sequence[Row]) -> str:
-    steps = {name(other): break_even(row, other) for other in group if other is not row}
+def _break_evens(own: Timed, others: Sequence[tuple[Row, Timed]]) -> str:
+    steps = {backend_of(other["cell"]): break_even(own, its) for other, its in others}
     return "; ".join(f"{who} {count:.0f}" for who, count in steps.items() if count is not None)
-
-
-def name(row: Mapping[str, Any]) -> str:
-    """Backend and mode of a row: "jax:scan"."""
-    cell = row["cell"]
-    return f"{cell['backend']}:{cell['mode']}"

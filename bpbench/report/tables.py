@@ -13,9 +13,10 @@ import pandas as pd
 from tabulate import tabulate
 
 from bpbench.report import numbers
-from bpbench.report.cells import POINT, VARIANT, WHERE, Row, flat, points
+from bpbench.report.cells import POINT, VARIANT, WHERE, flat, points
 from bpbench.report.numbers import NOTHING
 from bpbench.report.scaling import Overtaking, growths, overtakings
+from bpbench.results.rows import Row, backend_of, verified, whose
 
 Line = dict[str, Any]
 STARVED = 0.8
@@ -390,14 +391,16 @@ def findings(rows: Sequence[Row]) -> list[str]:
     """
     sentences: dict[str, None] = {}
     for row in rows:
-        measured = row.get("measured") or {}
-        for part, what in (("report", "gradients"), ("training", "training")):
-            report = measured.get(part) or {}
-            verdict = report.get("verdict")
-            if row["cell"]["question"] != "verify" or verdict in (None, "right"):
+        measured = verified(row)
+        if measured is None:
+            continue
+        judged = (("gradients", measured["report"]), ("training", measured["training"]))
+        for what, report in judged:
+            verdict = report["verdict"]
+            if verdict == "right":
                 continue
-            said = [finding["say"] for finding in report.get("findings") or ()]
-            for say in said or [row.get("say") or "no finding explains it"]:
+            said = [finding["say"] for finding in report["findings"]]
+            for say in said or [row["say"] or "no finding explains it"]:
                 sentences[f"{subject(row)}, {what}: {verdict}: {say}"] = None
             if verdict == "wrong":
                 break
@@ -411,9 +414,8 @@ def problems(rows: Sequence[Row]) -> list[str]:
     """
     cost: dict[tuple[str, str, str], dict[str, None]] = {}
     for row in rows:
-        judged = row["cell"]["question"] == "verify" and row.get("measured")
-        if row["status"] != "ok" and not judged:
-            key = (subject(row), row["status"], row.get("say") or "")
+        if row["status"] != "ok" and not verified(row):
+            key = (subject(row), row["status"], row["say"])
             cost.setdefault(key, {})[row["cell"]["question"]] = None
     return [
         f"{who} ({', '.join(questions)}): {status}" + (f": {say}" if say else "")
@@ -424,6 +426,4 @@ def problems(rows: Sequence[Row]) -> list[str]:
 def subject(row: Row) -> str:
     """Whose row it is: "xor, jax:scan, float32"."""
     cell = row["cell"]
-    mode = f":{cell['mode']}" if cell["mode"] else ""
-    point = "".join(f", {name} {value}" for name, value in (cell.get("point") or {}).items())
-    return f"{cell['experiment']}{point}, {cell['backend']}{mode}, {cell['dtype']}"
+    return f"{whose(cell)}, {backend_of(cell)}, {cell['dtype']}"

@@ -7,7 +7,6 @@ lies beside it as ``.safetensors``. The row is written last: where it is, the ce
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -17,16 +16,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from bpbench.cells import Cell
 from bpbench.errors import BpbenchError, UsageError
 from bpbench.network import Array
+from bpbench.results.rows import Row, validated
 
-SCHEMA = 1
 TEMPORARY = ".tmp-"
 SCRATCH = ".scratch-"
 LOCK = ".lock"
-
-Row = dict[str, Any]
 
 
 class Store:
@@ -34,9 +33,6 @@ class Store:
 
     Args:
         folder: made where it is not there.
-
-    Raises:
-        BpbenchError: the folder cannot be written, or another run holds it.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -47,34 +43,39 @@ class Store:
         """Hold the folder, and give a folder for scratch that is gone afterwards.
 
         The lock is the system's, so that a killed run leaves none; what else it left is removed.
+
+        Raises:
+            BpbenchError: the folder cannot be written, or another run holds it.
         """
+        import filelock
+
+        lock = filelock.FileLock(self.folder / LOCK, blocking=False)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            lock.acquire()
+        except filelock.Timeout:
+            raise BpbenchError(
+                f"another run{self._holder()} is writing to {self.folder}; wait until it has "
+                "ended, or give another folder with --out"
+            ) from None
         except OSError as error:
             raise BpbenchError(f"results cannot be written to {self.folder}: {error}") from error
         try:
-            self._lock(lock)
             self._clean()
-            scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=self.folder)).resolve()
+            own = f"{SCRATCH}{os.getpid()}-"
+            scratch = Path(tempfile.mkdtemp(prefix=own, dir=self.folder)).resolve()
             try:
                 yield scratch
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         finally:
-            os.close(lock)
+            lock.release()
 
-    def _lock(self, lock: int) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 100).decode(errors="replace").strip()
-            raise BpbenchError(
-                f"another run (process {holder}) is writing to {self.folder}; wait until it has "
-                "ended, or give another folder with --out"
-            ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    def _holder(self) -> str:
+        """Which process holds the folder: the name of its scratch folder tells."""
+        for path in self.folder.glob(f"{SCRATCH}*-*"):
+            return f" (process {path.name.removeprefix(SCRATCH).partition('-')[0]})"
+        return ""
 
     def _clean(self) -> None:
         for left in self.folder.glob(f"{SCRATCH}*"):
@@ -93,18 +94,15 @@ class Store:
         except (OSError, BpbenchError):
             return None
 
-    def write(self, cell: Cell, row: Row, arrays: Mapping[str, Array] | None = None) -> Row:
-        """Write a cell's row, its arrays before it; returns the row as it will be read."""
+    def write(self, cell: Cell, row: Row, arrays: Mapping[str, Array]) -> None:
+        """Write a cell's row, its arrays before it."""
         from safetensors.numpy import save
 
         path = self.path(cell)
-        path.parent.mkdir(exist_ok=True)
         if arrays:
             write_whole(path.with_suffix(".safetensors"), save(dict(arrays)))
-        written = plain(row)
-        text = json.dumps(written, indent=1, allow_nan=False)
+        text = json.dumps(row, indent=1, allow_nan=False)
         write_whole(path, text.encode() + b"\n")
-        return written  # type: ignore[no-any-return]
 
 
 def read(folder: str | Path) -> list[Row]:
@@ -145,31 +143,38 @@ def read_row(path: Path) -> Row:
         BpbenchError: the file is no result of this bpbench.
     """
     try:
-        row = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise BpbenchError(f"{path} is no result file ({error}); remove it") from error
-    if not isinstance(row, dict) or row.get("schema") != SCHEMA:
-        found = row.get("schema") if isinstance(row, dict) else None
+        return validated(msgspec.json.decode(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
         raise BpbenchError(
-            f"{path} is no result of this bpbench: its schema is {found!r}, expected {SCHEMA}; "
-            "remove it, or read it with the bpbench that wrote it"
-        )
-    return row
+            f"{path} is no result file of this bpbench ({error}); remove it, or read it with the "
+            "bpbench that wrote it"
+        ) from error
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """The file is there with all of its content, or not at all, whatever happens when."""
+    """The file is there with all of its content, or not at all, whatever happens when.
+
+    Its folder is made where need be.
+
+    Raises:
+        BpbenchError: it cannot be written there.
+    """
     temporary = path.with_name(TEMPORARY + path.name)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise BpbenchError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,322 @@
+"""What is a result row? The schema of a result file, and what rows say whoever reads them.
+
+A row is the JSON object of one file: one cell, how it ended, and what was measured. It is checked
+against the types below whenever it is read or written, and nowhere else. What they do not name is
+kept as it is, so that files of later versions can be read; a number that is not finite is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
+
+import msgspec
+
+from bpbench.measure.statistics import Slot, undisturbed
+
+SCHEMA = 1
+
+Status = Literal[
+    "ok", "wrong", "diverged", "unsupported", "missing", "crashed", "timeout", "out of memory"
+]
+"""How a cell ended. "wrong" is a verdict on gradients or training; it is not timed then."""
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Interval = Annotated[list[Seconds], msgspec.Meta(min_length=2, max_length=2)]
+"""Low and high."""
+
+
+class CellData(TypedDict):
+    """What was asked: ``bpbench.cells.Cell.describe``.
+
+    Attributes:
+        id: the name of its file.
+        point: what the experiment varies, by name, as text.
+        data_digest: of all arrays of the data set.
+        initial: the scheme of the initial parameters, or the name of what made them.
+    """
+
+    id: str
+    question: Literal["verify", "train", "speed"]
+    experiment: str
+    point: dict[str, str]
+    network: dict[str, Any]
+    network_text: str
+    data: str
+    data_digest: str
+    optimizer: dict[str, Any]
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    drop_last: bool
+    initial: str
+    backend: str
+    mode: str
+    device: str
+    dtype: str
+    threads: int
+    seed: int
+
+
+class FindingData(TypedDict):
+    """One thing that a judge found: ``bpbench.verify.findings.Finding``."""
+
+    say: str
+    mistake: NotRequired[str]
+    layer: NotRequired[int | None]
+    tensor: NotRequired[str | None]
+    certain: NotRequired[bool]
+
+
+class TensorData(TypedDict):
+    """The error of one tensor: ``bpbench.verify.findings.TensorError``."""
+
+    name: str
+    layer: int | None
+    error: float | None
+    sigmas: float | None
+    detectable: float | None
+
+
+class ReportData(TypedDict):
+    """A judge's report: ``bpbench.verify.findings.Report``."""
+
+    verdict: str
+    findings: list[FindingData]
+    tensors: list[TensorData]
+    subject: NotRequired[str]
+    worst_sigmas: NotRequired[float | None]
+    max_scaled_error: NotRequired[float | None]
+    detectable: NotRequired[float | None]
+
+
+class Verified(TypedDict):
+    """What verifying measured.
+
+    Attributes:
+        report: on one backpropagation.
+        training: on a few steps of training.
+        worst_sigmas, max_scaled_error: the largest of ``report``.
+    """
+
+    report: ReportData
+    training: ReportData
+    worst_sigmas: float | None
+    max_scaled_error: float | None
+
+
+class Parting(TypedDict):
+    """How a training differs from NumPy's; reports add it, no file holds it.
+
+    Attributes:
+        step: the first at which the losses differ by a hundredth; None where none does.
+        largest: the largest difference of a final parameter.
+    """
+
+    step: int | None
+    largest: float
+
+
+class Trained(TypedDict):
+    """What training measured; losses and final parameters lie beside the row.
+
+    Attributes:
+        first_loss, final_loss: of one batch each.
+        curve: [step, loss] of some steps, the first and the last among them.
+        accuracy: the share of right answers by part of the data; absent where it diverged.
+        seconds: of all steps.
+    """
+
+    steps: int
+    first_loss: float | None
+    final_loss: float | None
+    curve: list[list[float | None]]
+    seconds: float
+    parameters_digest: str
+    accuracy: NotRequired[dict[str, float]]
+    parts_from_numpy: NotRequired[Parting]
+
+
+class Timed(TypedDict):
+    """What timing measured; all times are in seconds.
+
+    Attributes:
+        import_s, upload_s, first_call_s, second_call_s: of the middle process.
+        processes: the same, and memory, of each process.
+        steps_per_sample: how many steps were timed as one.
+        samples: seconds a step, in the order in which they were taken.
+        sample_process, sample_round: where each sample comes from.
+        disturbed: whether something else kept the machine busy beside each.
+        canary_s: a fixed piece of arithmetic beside each.
+        cpu_per_wall: cores that were busy during each.
+        median_s, min_s, interval: of the samples that count, the interval being the median's.
+        flops: of a step's matrix products.
+        limit_median_s, limit_min_s, limit_layout: of the bare products in the same rounds.
+        share_of_limit: the time of the bare products over that of a step.
+        timing: the same for all that shared their rounds.
+        aa_ratio, aa_of: what the same code timed twice showed, and which code that was.
+        noisy: what made the run noisy; empty where nothing did.
+    """
+
+    import_s: float
+    upload_s: float
+    first_call_s: float
+    second_call_s: float
+    steps_per_sample: int
+    samples: list[Seconds]
+    cpu_per_wall: list[float]
+    warmups: list[float]
+    median_s: Seconds
+    min_s: Seconds
+    interval: Interval
+    samples_per_s: float
+    threads_observed: float
+    rounds: int
+    processes: NotRequired[list[dict[str, float]]]
+    sample_process: NotRequired[list[int]]
+    sample_round: NotRequired[list[int]]
+    disturbed: NotRequired[list[bool]]
+    canary_s: NotRequired[list[Seconds]]
+    flops: NotRequired[int]
+    gflops: NotRequired[float]
+    limit_median_s: NotRequired[Seconds]
+    limit_min_s: NotRequired[Seconds]
+    limit_layout: NotRequired[str]
+    share_of_limit: NotRequired[float | None]
+    timing: NotRequired[str]
+    aa_ratio: NotRequired[Interval | None]
+    aa_of: NotRequired[str]
+    noisy: NotRequired[str]
+    peak_memory_bytes: NotRequired[int]
+    peak_device_bytes: NotRequired[int]
+
+
+class MachineData(TypedDict):
+    """Where it ran: ``bpbench.measure.machine.describe``."""
+
+    id: str
+    cpu: str
+    cores: NotRequired[int | None]
+    cpus: NotRequired[int | None]
+    usable_cpus: NotRequired[int]
+    memory_bytes: NotRequired[float]
+    system: NotRequired[str]
+    blas: NotRequired[str]
+
+
+class Row(TypedDict):
+    """A result file.
+
+    Attributes:
+        say: a sentence on how the cell ended, where there is something to say.
+        stderr: the last lines of a worker that was lost.
+        given_digest: of all that the worker read.
+        measured: ``Verified``, ``Trained`` or ``Timed``, by the cell's question; empty where the
+            cell did not come so far.
+        command: what a person typed.
+        notes: what the experiment's script says of it.
+        started: ISO 8601, in UTC.
+        seconds: that were spent on this cell alone.
+    """
+
+    schema: Literal[1]
+    cell: CellData
+    status: Status
+    say: str
+    given_digest: str | None
+    measured: dict[str, Any]
+    machine: MachineData
+    versions: dict[str, str]
+    started: str
+    seconds: float
+    stderr: NotRequired[str]
+    command: NotRequired[str | None]
+    notes: NotRequired[str]
+
+
+MEASURED: dict[str, Any] = {"verify": Verified, "train": Trained, "speed": Timed}
+
+
+def validated(value: Any) -> Row:
+    """Plain data as a row, all of it.
+
+    Raises:
+        ValueError: it is no row of this schema; the message says where.
+    """
+    found = value.get("schema") if isinstance(value, dict) else None
+    if found != SCHEMA:
+        raise ValueError(f"its schema is {found!r}, expected {SCHEMA}")
+    msgspec.convert(value, Row)
+    row = cast(Row, value)
+    measured = row["measured"]
+    if measured:
+        msgspec.convert(measured, MEASURED[row["cell"]["question"]])
+    per_sample = ("samples", "sample_process", "sample_round", "disturbed")
+    if len({len(measured[name]) for name in per_sample if measured.get(name)}) > 1:
+        raise ValueError(f"{', '.join(per_sample)} are of different lengths")
+    return row
+
+
+def verified(row: Row) -> Verified | None:
+    """What a verification measured; None of other rows, and of one that did not come so far."""
+    return cast(Verified, row["measured"]) if _has(row, "verify") else None
+
+
+def trained(row: Row) -> Trained | None:
+    """What a training measured; None of other rows, and of one that did not come so far."""
+    return cast(Trained, row["measured"]) if _has(row, "train") else None
+
+
+def timed(row: Row) -> Timed | None:
+    """What a timing measured; None of other rows, and of one that did not come so far."""
+    return cast(Timed, row["measured"]) if _has(row, "speed") else None
+
+
+def _has(row: Row, question: str) -> bool:
+    return row["cell"]["question"] == question and bool(row["measured"])
+
+
+def times(row: Row) -> dict[Slot, float]:
+    """The samples that count, seconds a step by (process, round); {} of a row without any."""
+    measured = timed(row)
+    if measured is None:
+        return {}
+    samples = measured["samples"]
+    processes: Sequence[int] = measured.get("sample_process") or [0] * len(samples)
+    rounds: Sequence[int] = measured.get("sample_round") or range(len(samples))
+    slots = list(zip(processes, rounds, strict=True))
+    return undisturbed(slots, samples, measured.get("disturbed") or ())
+
+
+DEFINITION = (
+    "network_text", "data", "data_digest", "optimizer", "epochs", "batch_size", "initial",
+    "shuffle", "drop_last",
+)  # fmt: skip
+"""What an experiment declares. A folder keeps the results of a script as it was before a change, so
+that one experiment may have several definitions."""
+
+
+def definition(cell: CellData) -> tuple[str, ...]:
+    """What the experiment of a cell declared when it ran, in the order of DEFINITION."""
+    return tuple(str(cast(dict[str, Any], cell)[name]) for name in DEFINITION)
+
+
+def training(cell: CellData) -> tuple[str, str]:
+    """Which experiment a cell belongs to, and which point of it."""
+    return cell["experiment"], str(cell["point"])
+
+
+def work(row: Row) -> Hashable:
+    """What two rows have in common that did the same work, on whichever backend."""
+    cell = row["cell"]
+    return training(cell), definition(cell), cell["question"], cell["dtype"], cell["seed"]
+
+
+def backend_of(cell: CellData) -> str:
+    """Backend and mode as people type them: "jax:scan"."""
+    return f"{cell['backend']}:{cell['mode']}"
+
+
+def whose(cell: CellData) -> str:
+    """Experiment and point for people: "xor, learning_rate 0.1"."""
+    varied = (f"{name} {value}" for name, value in cell["point"].items())
+    return ", ".join((cell["experiment"], *varied))
