@@ -22,7 +22,8 @@ from tests.result_rows import row
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMPY_ONLY = ("torch", "jax", "tensorflow", "keras")
-RUN = ("run", "small.py", "--backend", "numpy", "--out", "out")
+BRIEF = ("--rounds", "2", "--processes", "1")
+RUN = ("run", "small.py", "--backend", "numpy", "--out", "out", *BRIEF)
 Ended = subprocess.CompletedProcess[str]
 
 SCRIPT = """
@@ -320,7 +321,7 @@ def test_the_experiments_of_the_project_run_by_themselves(name):
 
 
 def test_what_is_not_installed_costs_nothing_but_its_rows(folder):
-    done = shell(folder, "run", "small.py", hidden=NUMPY_ONLY)
+    done = shell(folder, "run", "small.py", *BRIEF, hidden=NUMPY_ONLY)
     assert done.returncode == 0, done.stderr
     assert re.search(r"^torch .* missing", done.stdout, re.MULTILINE)
     assert "install it with: pip install 'bpbench[torch]'" in done.stdout
@@ -346,13 +347,13 @@ def test_a_backend_that_dies_is_a_row_and_exit_code_three(folder):
     assert "Traceback" not in done.stderr
 
 
-def test_report_needs_only_the_result_files(finished):
+def test_report_needs_only_the_result_files(finished, monkeypatch):
     folder, _ = finished
     hidden = ("numpy_reference", *NUMPY_ONLY)
     page = shell(folder, "report", "out", hidden=hidden)
     assert page.returncode == 0, page.stderr
     assert "## Convergence" in page.stdout
-    assert "bpbench run small.py --backend numpy --out out" in page.stdout
+    assert f"bpbench {' '.join(RUN)}\n" in page.stdout
     assert "Twenty epochs are too few." in page.stdout
 
     written = shell(folder, "report", "out", "--output", "deep/page.md", hidden=hidden)
@@ -360,28 +361,31 @@ def test_report_needs_only_the_result_files(finished):
     assert (folder / "deep" / "page.md").read_text() == page.stdout
     assert [path.name for path in (folder / "deep").iterdir()] == ["page.md"]
 
-    table = shell(folder, "report", "out", "--format", "csv")
+    monkeypatch.chdir(folder)
+    table = invoke("report", "out", "--format", "csv")
     assert len(table.stdout.splitlines()) == 4
-    assert len(json.loads(shell(folder, "report", "out", "--json").stdout)["cells"]) == 3
-    both = shell(folder, "report", "out", "--json", "--output", "page.csv")
+    assert len(json.loads(invoke("report", "out", "--json").stdout)["cells"]) == 3
+    both = invoke("report", "out", "--json", "--output", "page.csv")
     assert json.loads(both.stdout) == {"written": "page.csv", "format": "csv", "cells": 3}
 
 
-def test_json_and_another_format_contradict_each_other(folder):
+def test_json_and_another_format_contradict_each_other(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     (folder / "out" / "small").mkdir(parents=True)
     (folder / "out" / "small" / "a.json").write_text(json.dumps(row("verify")))
-    done = shell(folder, "report", "out", "--json", "--format", "csv")
-    assert done.returncode == 2
+    done = invoke("report", "out", "--json", "--format", "csv")
+    assert done.exit_code == 2
     assert "contradict" in done.stderr
 
 
-def test_a_folder_without_results_and_a_file_that_is_none_are_one_message(folder):
+def test_a_folder_without_results_and_a_file_that_is_none_are_one_message(folder, monkeypatch):
+    monkeypatch.chdir(folder)
     (folder / "empty").mkdir()
-    empty = shell(folder, "report", "empty")
+    empty = invoke("report", "empty")
     (folder / "out" / "small").mkdir(parents=True)
     (folder / "out" / "small" / "a.json").write_text("{")
-    broken = shell(folder, "report", "out")
-    assert (empty.returncode, broken.returncode) == (2, 2)
+    broken = invoke("report", "out")
+    assert (empty.exit_code, broken.exit_code) == (2, 2)
     assert "empty holds no result files" in empty.stderr
     assert "a.json is no result file" in broken.stderr
 

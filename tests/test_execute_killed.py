@@ -34,14 +34,14 @@ class Told(Progress):
     def finished(self, row):
         self.say("finished", row["cell"]["question"], row["cell"]["id"])
 
-run(experiments()[sys.argv[1]], RunOptions(out=sys.argv[2], rounds=4), Told())
+run(experiments()[sys.argv[1]], RunOptions(out=sys.argv[2], rounds=4, processes=2), Told())
 """
 
 
 def experiments() -> dict[str, Experiment]:
     """What the killed runs run."""
     return {
-        "long": xor_experiment(backends=["numpy", planted("Prints")], seeds=2, epochs=20_000),
+        "long": xor_experiment(backends=["numpy", planted("Prints")], seeds=2, epochs=8_000),
         "brief": xor_experiment(backends=["numpy", planted("Prints")]),
         "stuck": xor_experiment(backends=[planted("AlwaysHangsInC")]),
     }
@@ -98,7 +98,7 @@ MOMENTS = {
     "when it begins to verify": lambda line: line == "started verify 0",
     "when it has verified": lambda line: line.startswith("finished verify"),
     "at the beginning of training": lambda line: line == "started train 0",
-    "in the midst of training": lambda line: line == "advanced train 8000 20000",
+    "in the midst of training": lambda line: line == "advanced train 3200 8000",
     "when it has trained once": lambda line: line == "started train 1",
     "in the midst of timing": lambda line: line.startswith("advanced speed 2"),
     "when it has timed": lambda line: line.startswith("finished speed"),
@@ -117,7 +117,7 @@ def test_a_killed_run_loses_nothing_and_goes_on(tmp_path: Path) -> None:
         now = rows_and_times(tmp_path)
         assert {path: now[path] for path in finished} == finished
         finished = now
-    rows = run(experiments()["long"], RunOptions(out=tmp_path, rounds=4))
+    rows = run(experiments()["long"], RunOptions(out=tmp_path, rounds=4, processes=2))
     assert [row["status"] for row in rows] == ["ok"] * 8
     now = rows_and_times(tmp_path)
     assert {path: now[path] for path in finished} == finished

@@ -6,7 +6,8 @@ written before the next cell begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -17,8 +18,9 @@ from bpbench.cells import Cell, Point
 from bpbench.errors import UsageError
 from bpbench.execute.attempt import Answer, Attempt, Ended
 from bpbench.execute.given import Given
+from bpbench.execute.local import LocalWorker
 from bpbench.execute.options import RunOptions
-from bpbench.execute.process import Limits, Place, workers_can_be_had
+from bpbench.execute.process import Limits, Place, WorkerProcess, workers_can_be_had
 from bpbench.execute.progress import Progress
 from bpbench.execute.questions import Asker, train, verify
 from bpbench.execute.rounds import Rounds
@@ -60,13 +62,15 @@ def run(
     chosen = [experiments] if isinstance(experiments, Experiment) else list(experiments)
     options, shown = options or RunOptions(), progress or Progress()
     cells = options.cells(chosen)
-    in_this_process = not workers_can_be_had()
-    if in_this_process and (options.out or any(cell.question != "verify" for cell in cells)):
+    processes = workers_can_be_had()
+    if not processes and (options.out or any(cell.question != "verify" for cell in cells)):
         raise UsageError(
             "run needs worker processes, which need Linux or macOS; bpbench check, verify, "
             "report, compare and backends work here"
         )
-    cores = {count: machine.idlest_cores(count) for count in {cell.threads for cell in cells}}
+    cores: dict[int, list[int]] = {}
+    if processes:
+        cores = {count: machine.idlest_cores(count) for count in {cell.threads for cell in cells}}
     notes = {experiment.name: experiment.notes for experiment in chosen}
     here = machine.describe()
     store = None if options.out is None else Store(options.out)
@@ -81,9 +85,10 @@ def run(
         rows = {cell: row for cell, row in found.items() if row and row["status"] in keep}
         todo = [cell for cell in cells if cell not in rows]
         shown.planned(todo, list(rows.values()))
-        workers = Workers(scratch, _limits(options), options.interpreter, cores, in_this_process)
+        workers = Workers(_starter(options, scratch, cores) if processes else LocalWorker)
         stack.callback(workers.end)
-        supervisor = Supervisor(workers, Given(scratch), shown, options, rows)
+        at_once = _at_once() if processes else 1
+        supervisor = Supervisor(workers, Given(scratch), shown, options, at_once, rows)
         for attempt, answer in supervisor.run(todo):
             cell = attempt.cell
             opened = workers.opened.get(Place.of(cell), {})
@@ -109,9 +114,21 @@ def run(
     return [rows[cell] for cell in cells]
 
 
-def _limits(options: RunOptions) -> Limits:
+def _starter(
+    options: RunOptions, scratch: Path, cores: Mapping[int, Sequence[int]]
+) -> Callable[[Place], WorkerProcess]:
+    """What starts worker processes, on the cores for so many threads."""
     most = options.memory_limit or memory.available_bytes() * MEMORY_SHARE
-    return Limits(options.timeout, int(most))
+    limits = Limits(options.timeout, int(most))
+    logs = (scratch / f"worker-{number}.log" for number in itertools.count(1))
+    return lambda place: WorkerProcess(
+        place, options.interpreter(place.backend), cores[place.threads], limits, next(logs)
+    )
+
+
+def _at_once() -> int:
+    """How many workers there is room for."""
+    return int(max(2, min(AT_ONCE, memory.available_bytes() / WORKER_BYTES)))
 
 
 class Supervisor:
@@ -122,6 +139,7 @@ class Supervisor:
         given: what passes between the processes.
         progress: told what happens.
         options: of the run.
+        at_once: how many workers there is room for.
         kept: the rows of an earlier run, whose verdicts count.
     """
 
@@ -131,11 +149,13 @@ class Supervisor:
         given: Given,
         progress: Progress,
         options: RunOptions,
+        at_once: int,
         kept: Mapping[Cell, Row],
     ) -> None:
         self._workers = workers
         self._given = given
         self._progress = progress
+        self._at_once = at_once
         self._rounds = Rounds(workers, given, progress, options)
         self._verdicts: dict[tuple[Point, Place], tuple[str, str]] = {
             (cell.point, Place.of(cell)): (row["status"], row["say"])
@@ -145,14 +165,13 @@ class Supervisor:
 
     def run(self, cells: Sequence[Cell]) -> Iterator[Ended]:
         """Each cell when it has ended; the next begins when the one behind it is asked for."""
-        at_once = int(max(2, min(AT_ONCE, memory.available_bytes() / WORKER_BYTES)))
         groups: dict[tuple[str, str, int], dict[Place, None]] = {}
         for cell in cells:
             place = Place.of(cell)
             groups.setdefault((place.dtype, place.device, place.threads), {})[place] = None
         for places in map(list, groups.values()):
-            for first in range(0, len(places), at_once):
-                some = places[first : first + at_once]
+            for first in range(0, len(places), self._at_once):
+                some = places[first : first + self._at_once]
                 mine = [cell for cell in cells if Place.of(cell) in some]
                 points = _unique(cell.point for cell in mine)
                 for start in range(0, len(points), POINTS_AT_ONCE):

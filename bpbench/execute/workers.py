@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TypeVar
 
-from bpbench.execute.process import AnyWorker, CellEnded, Limits, Place, WorkerProcess
+from bpbench.execute.process import AnyWorker, CellEnded, Place
 from bpbench.execute.protocol import Message
 
 T = TypeVar("T")
@@ -19,32 +18,16 @@ class Workers:
     """The living workers of a run.
 
     Args:
-        scratch: a folder for their logs.
-        limits: of every worker.
-        interpreter: says which Python runs a backend.
-        cores: threads -> the cores that a worker with so many may use.
-        in_this_process: whether nothing is started, and backends are asked here.
+        start: makes a worker for a place.
 
     Attributes:
         opened: what the worker of a place last said when its backend was made.
     """
 
-    def __init__(
-        self,
-        scratch: Path,
-        limits: Limits,
-        interpreter: Callable[[str], str],
-        cores: Mapping[int, Sequence[int]],
-        in_this_process: bool = False,
-    ) -> None:
+    def __init__(self, start: Callable[[Place], AnyWorker]) -> None:
         self.opened: dict[Place, Message] = {}
-        self._scratch = scratch
-        self._limits = limits
-        self._interpreter = interpreter
-        self._cores = cores
-        self._in_this_process = in_this_process
+        self._start = start
         self._living: dict[tuple[Place, str], AnyWorker] = {}
-        self._started = 0
         self._failures: dict[Place, list[CellEnded]] = {}
 
     def at(self, place: Place, part: str = "") -> AnyWorker:
@@ -102,14 +85,3 @@ class Workers:
             if end.lost:
                 self.lost(place, part)
             return end
-
-    def _start(self, place: Place) -> AnyWorker:
-        if self._in_this_process:
-            from bpbench.execute.local import LocalWorker
-
-            return LocalWorker(place)
-        self._started += 1
-        return WorkerProcess(
-            place, self._interpreter(place.backend), self._cores[place.threads], self._limits,
-            self._scratch / f"worker-{self._started}.log",
-        )  # fmt: skip

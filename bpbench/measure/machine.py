@@ -9,7 +9,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import psutil
 from threadpoolctl import threadpool_info
 
 from bpbench.errors import UsageError
@@ -17,11 +16,18 @@ from bpbench.errors import UsageError
 
 def describe() -> dict[str, Any]:
     """What a time depends on: processor, cores, memory, system, BLAS, clock governor and load."""
+    cores = cpus = memory_bytes = None
+    load: tuple[float, ...] = ()
+    with contextlib.suppress(ImportError):  # of a module of the system's that psutil needs
+        import psutil
+
+        cores, cpus = psutil.cpu_count(logical=False), psutil.cpu_count()
+        memory_bytes, load = psutil.virtual_memory().total, psutil.getloadavg()
     fixed = {
         "cpu": _processor(),
-        "cores": psutil.cpu_count(logical=False),
-        "cpus": psutil.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
+        "cores": cores,
+        "cpus": cpus,
+        "memory_bytes": memory_bytes,
         "system": f"{platform.system()} {platform.release()}",
     }
     whole = f"{platform.node()} {fixed}"
@@ -32,7 +38,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "blas": _numpys_blas(),
         "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "load": [round(value, 2) for value in psutil.getloadavg()],
+        "load": [round(value, 2) for value in load],
     }
 
 
@@ -57,6 +63,8 @@ def idlest_cores(count: int, seconds: float = 0.2) -> list[int]:
         )
     if count == len(usable):
         return usable
+    import psutil
+
     busy = psutil.cpu_percent(interval=seconds, percpu=True)
     quietness = {core: busy[core] if core < len(busy) else 0.0 for core in usable}
     return sorted(sorted(usable, key=lambda core: quietness[core])[:count])

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 
 def forget_peak() -> None:
     """Have ``peak_bytes`` say the most from now on, where the system can: Linux does."""
@@ -27,6 +25,8 @@ def peak_bytes() -> int:
     try:
         import resource
     except ImportError:  # not POSIX: psutil asks Windows for the same
+        import psutil
+
         usage: Any = psutil.Process().memory_info()
         return int(usage.peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -53,6 +53,8 @@ def peak_device_bytes() -> int | None:
 
 def resident_bytes(pid: int) -> int:
     """The memory that a process and its children have resident; 0 where it is gone."""
+    import psutil
+
     try:
         process = psutil.Process(pid)
         family = [process, *process.children(recursive=True)]
@@ -67,6 +69,8 @@ def resident_bytes(pid: int) -> int:
 
 def available_bytes() -> int:
     """The memory that can be had without swapping, within the limit of this control group."""
+    import psutil
+
     free = psutil.virtual_memory().available
     for limit, used in (
         ("memory.max", "memory.current"),

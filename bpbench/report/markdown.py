@@ -22,7 +22,7 @@ def markdown(rows: Sequence[Row]) -> str:
         if sentences:
             parts += [f"## {title}", _bullets(sentences)]
     parts += ["## Machine and versions", *_where_it_ran(rows)]
-    commands = list(dict.fromkeys(row["command"] for row in rows if row.get("command")))
+    commands = list(dict.fromkeys(typed for row in rows if (typed := row.get("command"))))
     if commands:
         parts += ["## To run it again", "```\n" + "\n".join(commands) + "\n```"]
     return "\n\n".join(parts) + "\n"

@@ -198,7 +198,7 @@ class MachineData(TypedDict):
     cores: NotRequired[int | None]
     cpus: NotRequired[int | None]
     usable_cpus: NotRequired[int]
-    memory_bytes: NotRequired[float]
+    memory_bytes: NotRequired[float | None]
     system: NotRequired[str]
     blas: NotRequired[str]
 
@@ -249,7 +249,10 @@ def validated(value: Any) -> Row:
     row = cast(Row, value)
     measured = row["measured"]
     if measured:
-        msgspec.convert(measured, MEASURED[row["cell"]["question"]])
+        try:
+            msgspec.convert(measured, MEASURED[row["cell"]["question"]])
+        except msgspec.ValidationError as error:
+            raise ValueError(str(error).replace("`$", "`$.measured")) from error
     per_sample = ("samples", "sample_process", "sample_round", "disturbed")
     if len({len(measured[name]) for name in per_sample if measured.get(name)}) > 1:
         raise ValueError(f"{', '.join(per_sample)} are of different lengths")
