@@ -70,8 +70,6 @@ VERIFY = {
             {"name": "loss", "layer": None, "error": 1e-17, "sigmas": 0.1, "detectable": 1e-15},
             {"name": "dW", "layer": 1, "error": 3e-17, "sigmas": 1.25, "detectable": 4e-15},
         ],
-        "worst_sigmas": 1.25,
-        "max_scaled_error": 2.5e-16,
         "detectable": 4e-15,
     },
     "training": {"verdict": "right", "subject": "numpy:reference", "findings": [], "tensors": []},

@@ -39,7 +39,17 @@ experiment = Experiment(
 """
 BACKENDS = """
 import sys
-from bpbench.backends.numpy_reference import NumPyBackend
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel
+
+class Wrong(NumPyBackend):
+    def model(self, network, parameters):
+        return WrongModel(self, network, parameters)
+
+class WrongModel(ReferenceModel):
+    def differentiate(self, x, y, cotangent, l2):
+        found = super().differentiate(x, y, cotangent, l2)
+        found.gradients.W[1][...] *= 2
+        return found
 
 class Prints(NumPyBackend):
     def model(self, network, parameters):
@@ -120,15 +130,17 @@ def test_run_says_in_one_sentence_what_it_needs(folder: Path) -> None:
 
 
 def test_in_one_process_each_backend_is_a_row_whatever_it_does(folder: Path) -> None:
-    names = ("Prints", "Raises", "Exits")
+    names = ("Prints", "Raises", "Exits", "Wrong")
     options = [f"--backend=mine.py:{name}" for name in names] + ["--backend=numpy"]
     done = shell(folder, "verify", "small.py", "--json", *options)
     rows = json.loads(done.stdout)["cells"]
-    assert {row["cell"]["backend"].rpartition(":")[2]: row["say"] for row in rows} == {
+    says = {row["cell"]["backend"].rpartition(":")[2]: row["say"] for row in rows}
+    assert "dW[1]" in says.pop("Wrong")
+    assert says == {
         "Prints": "",
         "Raises": "ArithmeticError: the planted error",
         "Exits": "the backend called exit(0)",
         "numpy": "",
     }
-    assert done.returncode == 3
+    assert done.returncode == 1
     assert done.stderr.startswith("no worker processes here: all runs in this one, whatever")

@@ -12,10 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from bpbench.errors import BpbenchError, UsageError
-from bpbench.report import document, numbers, render
+from bpbench.report import as_json, document, numbers, render
 from bpbench.report.agreement import with_agreement
 from bpbench.report.cells import flat
-from bpbench.report.documents import as_json
 from bpbench.report.tables import (
     convergence,
     findings,
@@ -39,7 +38,6 @@ from tests.result_rows import row
         (numbers.seconds, 125.2, "2 min 5 s"),
         (numbers.seconds, None, "–"),
         (numbers.memory, 218_400_000, "218 MB"),
-        (numbers.rate, 81_345.0, "81.3 k/s"),
         (numbers.share, 0.95666, "95.7 %"),
         (numbers.error, 2.14e-16, "2.1e-16"),
         (numbers.error, 0.0, "0"),

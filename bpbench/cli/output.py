@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from bpbench import report
-from bpbench.report.documents import as_json
 
 if TYPE_CHECKING:
     from bpbench.results.rows import Row
@@ -29,7 +28,7 @@ def note(text: str) -> None:
 
 def document(value: Any) -> None:
     """Write one JSON document to stdout."""
-    show(as_json(value))
+    show(report.as_json(value))
 
 
 def results(rows: Sequence[Row], json_: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,6 @@ def render(rows: Sequence[Row], format: str = "markdown") -> str:
     if format not in FORMATS:
         raise unknown("report: format", format, FORMATS)
     if format == "json":
-        from bpbench.report.documents import as_json
-
         return as_json(document(rows)) + "\n"
     if format == "csv":
         from bpbench.report.cells import flat
@@ -38,6 +37,13 @@ def render(rows: Sequence[Row], format: str = "markdown") -> str:
     from bpbench.report.markdown import markdown
 
     return markdown(rows)
+
+
+def as_json(value: Any) -> str:
+    """Strict JSON, indented; a number that is not finite becomes null."""
+    from bpbench.results.store import plain
+
+    return json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def document(rows: Sequence[Row]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 from bpbench.registry import BUILT_IN
 from bpbench.report import speed
 from bpbench.results import rows as results
-from bpbench.results.rows import DEFINITION, CellData, ReportData, Row, TensorData, Timed, Trained
+from bpbench.results.rows import DEFINITION, CellData, Row, TensorData, Timed, Trained, Verified
 
 WHERE = ("backend", "mode", "device", "dtype", "threads")
 """What tells the cells of one experiment apart, but for the question and the seed."""
@@ -69,11 +69,11 @@ def _line(row: Row, several: Sequence[str]) -> dict[str, Any]:
         "experiment": cell["experiment"],
         **{POINT + name: value for name, value in cell["point"].items()},
         **({VARIANT: _variant(cell, several)} if several else {}),
-        **dict(zip(WHERE, _where(cell), strict=True)),
+        **{name: value for name, value in cell.items() if name in WHERE},
         "seed": cell["seed"],
         "question": cell["question"],
         "status": row["status"],
-        **(_verified(verified["report"], verified["training"]) if verified else {}),
+        **(_verified(verified) if verified else {}),
         **(_timed(timed) if timed else {}),
         **(_trained(trained) if trained else {}),
         "say": row["say"],
@@ -81,24 +81,21 @@ def _line(row: Row, several: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _where(cell: CellData) -> tuple[Any, ...]:
-    return cell["backend"], cell["mode"], cell["device"], cell["dtype"], cell["threads"]
-
-
 def _variant(cell: CellData, several: Sequence[str]) -> str:
     declared = dict(zip(DEFINITION, results.definition(cell), strict=True))
     return ", ".join(f"{name.removesuffix('_text')} {declared[name]}" for name in several)
 
 
-def _verified(report: ReportData, training: ReportData) -> dict[str, Any]:
+def _verified(measured: Verified) -> dict[str, Any]:
+    report = measured["report"]
     worst = max(report["tensors"], key=lambda t: _or_infinite(t["sigmas"]), default=None)
     return {
         "verdict": report["verdict"],
-        "worst_error": report.get("max_scaled_error"),
-        "worst_sigmas": report.get("worst_sigmas"),
+        "worst_error": measured["max_scaled_error"],
+        "worst_sigmas": measured["worst_sigmas"],
         "worst_tensor": worst and tensor_name(worst),
         "detectable": report.get("detectable"),
-        "training_verdict": training["verdict"],
+        "training_verdict": measured["training"]["verdict"],
     }
 
 

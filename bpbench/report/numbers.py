@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 NOTHING = "–"
 """Stands where there is no number."""
@@ -29,12 +28,12 @@ def seconds(value: float | None, like: float | None = None) -> str:
 
 def memory(value: float | None) -> str:
     """A number of bytes: "218 MB"; 1 MB is 10^6 bytes."""
-    return _scaled(value, (("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)))
-
-
-def rate(value: float | None) -> str:
-    """So many per second: "81.3 k/s", "1.2 M/s"."""
-    return _scaled(value, (("G/s", 1e9), ("M/s", 1e6), ("k/s", 1e3), ("/s", 1.0)))
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= 0.9995 * size:
+            return f"{digits(value / size)} {unit}"
+    return f"{digits(value)} B"
 
 
 def share(value: float | None) -> str:
@@ -80,21 +79,3 @@ def spread(low: str, middle: str, high: str) -> str:
         return middle
     bounds = [bound.removesuffix(f" {unit}") if number else bound for bound in (low, high)]
     return f"{middle} [{bounds[0]}, {bounds[1]}]"
-
-
-def median(values: Sequence[float]) -> float | None:
-    """The middle one of the values; None of none."""
-    if not values:
-        return None
-    ordered = sorted(values)
-    half = len(ordered) // 2
-    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
-
-
-def _scaled(value: float | None, units: Sequence[tuple[str, float]]) -> str:
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    for unit, size in units:
-        if value >= 0.9995 * size:
-            return f"{digits(value / size)} {unit}"
-    return f"{digits(value)} {units[-1][0]}"

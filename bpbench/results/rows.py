@@ -26,29 +26,22 @@ Interval = Annotated[list[Seconds], msgspec.Meta(min_length=2, max_length=2)]
 
 
 class CellData(TypedDict):
-    """What was asked: ``bpbench.cells.Cell.describe``.
+    """What was asked: ``bpbench.cells.Cell.describe``."""
 
-    Attributes:
-        id: the name of its file.
-        point: what the experiment varies, by name, as text.
-        data_digest: of all arrays of the data set.
-        initial: the scheme of the initial parameters, or the name of what made them.
-    """
-
-    id: str
+    id: str  # the name of its file
     question: Literal["verify", "train", "speed"]
     experiment: str
-    point: dict[str, str]
+    point: dict[str, str]  # what the experiment varies, by name, as text
     network: dict[str, Any]
     network_text: str
     data: str
-    data_digest: str
+    data_digest: str  # of all arrays of the data set
     optimizer: dict[str, Any]
     epochs: int
     batch_size: int
     shuffle: bool
     drop_last: bool
-    initial: str
+    initial: str  # the scheme of the initial parameters, or the name of what made them
     backend: str
     mode: str
     device: str
@@ -90,104 +83,68 @@ class ReportData(TypedDict):
 
 
 class Verified(TypedDict):
-    """What verifying measured.
+    """What verifying measured."""
 
-    Attributes:
-        report: on one backpropagation.
-        training: on a few steps of training.
-        worst_sigmas, max_scaled_error: the largest of ``report``.
-    """
-
-    report: ReportData
-    training: ReportData
-    worst_sigmas: float | None
+    report: ReportData  # on one backpropagation
+    training: ReportData  # on a few steps of training
+    worst_sigmas: float | None  # of the first of them
     max_scaled_error: float | None
 
 
 class Parting(TypedDict):
-    """How a training differs from NumPy's; reports add it, no file holds it.
+    """How a training differs from NumPy's; reports add it, no file holds it."""
 
-    Attributes:
-        step: the first at which the losses differ by a hundredth; None where none does.
-        largest: the largest difference of a final parameter.
-    """
-
-    step: int | None
-    largest: float
+    step: int | None  # the first at which the losses differ by a hundredth
+    largest: float  # difference of any final parameter
 
 
 class Trained(TypedDict):
-    """What training measured; losses and final parameters lie beside the row.
-
-    Attributes:
-        first_loss, final_loss: of one batch each.
-        curve: [step, loss] of some steps, the first and the last among them.
-        accuracy: the share of right answers by part of the data; absent where it diverged.
-        seconds: of all steps.
-    """
+    """What training measured; losses and final parameters lie beside the row."""
 
     steps: int
-    first_loss: float | None
+    first_loss: float | None  # of one batch, as is the final loss
     final_loss: float | None
-    curve: list[list[float | None]]
-    seconds: float
+    curve: list[list[float | None]]  # [step, loss] of some, the first and the last among them
+    seconds: float  # of all steps
     parameters_digest: str
-    accuracy: NotRequired[dict[str, float]]
+    accuracy: NotRequired[dict[str, float]]  # share of right answers by part of the data
     parts_from_numpy: NotRequired[Parting]
 
 
 class Timed(TypedDict):
-    """What timing measured; all times are in seconds.
+    """What timing measured; all times are in seconds."""
 
-    Attributes:
-        import_s, upload_s, first_call_s, second_call_s: of the middle process.
-        processes: the same, and memory, of each process.
-        steps_per_sample: how many steps were timed as one.
-        samples: seconds a step, in the order in which they were taken.
-        sample_process, sample_round: where each sample comes from.
-        disturbed: whether something else kept the machine busy beside each.
-        canary_s: a fixed piece of arithmetic beside each.
-        cpu_per_wall: cores that were busy during each.
-        median_s, min_s, interval: of the samples that count, the interval being the median's.
-        flops: of a step's matrix products.
-        limit_median_s, limit_min_s, limit_layout: of the bare products in the same rounds.
-        share_of_limit: the time of the bare products over that of a step.
-        timing: the same for all that shared their rounds.
-        aa_ratio, aa_of: what the same code timed twice showed, and which code that was.
-        noisy: what made the run noisy; empty where nothing did.
-    """
-
-    import_s: float
+    import_s: float  # of the middle process, as are the next three
     upload_s: float
     first_call_s: float
     second_call_s: float
-    steps_per_sample: int
-    samples: list[Seconds]
-    cpu_per_wall: list[float]
-    warmups: list[float]
-    median_s: Seconds
-    min_s: Seconds
-    interval: Interval
-    samples_per_s: float
-    threads_observed: float
-    rounds: int
-    processes: NotRequired[list[dict[str, float]]]
-    sample_process: NotRequired[list[int]]
-    sample_round: NotRequired[list[int]]
-    disturbed: NotRequired[list[bool]]
-    canary_s: NotRequired[list[Seconds]]
-    flops: NotRequired[int]
-    gflops: NotRequired[float]
-    limit_median_s: NotRequired[Seconds]
-    limit_min_s: NotRequired[Seconds]
-    limit_layout: NotRequired[str]
-    share_of_limit: NotRequired[float | None]
-    timing: NotRequired[str]
-    aa_ratio: NotRequired[Interval | None]
-    aa_of: NotRequired[str]
-    noisy: NotRequired[str]
+    processes: NotRequired[list[dict[str, float]]]  # the same, and memory, of each process
     peak_memory_bytes: NotRequired[int]
     peak_device_bytes: NotRequired[int]
+    steps_per_sample: int
+    rounds: int
+    warmups: list[float]
+    samples: list[Seconds]  # seconds a step, in the order in which they were taken
+    sample_process: NotRequired[list[int]]
+    sample_round: NotRequired[list[int]]
+    disturbed: NotRequired[list[bool]]  # whether something else kept the machine busy beside it
+    canary_s: NotRequired[list[Seconds]]  # a fixed piece of arithmetic beside each sample
+    cpu_per_wall: list[float]  # cores that were busy during each sample
+    threads_observed: float
+    median_s: Seconds  # of the samples that count
+    min_s: Seconds
+    interval: Interval  # of the median
+    samples_per_s: float
+    flops: NotRequired[int]  # of a step's matrix products
+    gflops: NotRequired[float]
+    limit_median_s: NotRequired[Seconds]  # the bare matrix products in the same rounds
+    limit_min_s: NotRequired[Seconds]
+    limit_layout: NotRequired[str]
+    share_of_limit: NotRequired[float | None]  # their time over that of a step
+    timing: NotRequired[str]  # the same for all that shared their rounds
+    aa_ratio: NotRequired[Interval | None]  # what the same code timed twice showed
+    aa_of: NotRequired[str]  # which code that was
+    noisy: NotRequired[str]  # what made the run noisy
 
 
 class MachineData(TypedDict):
@@ -195,7 +152,6 @@ class MachineData(TypedDict):
 
     id: str
     cpu: str
-    cores: NotRequired[int | None]
     cpus: NotRequired[int | None]
     usable_cpus: NotRequired[int]
     memory_bytes: NotRequired[float | None]
@@ -204,33 +160,21 @@ class MachineData(TypedDict):
 
 
 class Row(TypedDict):
-    """A result file.
-
-    Attributes:
-        say: a sentence on how the cell ended, where there is something to say.
-        stderr: the last lines of a worker that was lost.
-        given_digest: of all that the worker read.
-        measured: ``Verified``, ``Trained`` or ``Timed``, by the cell's question; empty where the
-            cell did not come so far.
-        command: what a person typed.
-        notes: what the experiment's script says of it.
-        started: ISO 8601, in UTC.
-        seconds: that were spent on this cell alone.
-    """
+    """A result file."""
 
     schema: Literal[1]
     cell: CellData
     status: Status
-    say: str
-    given_digest: str | None
-    measured: dict[str, Any]
+    say: str  # how the cell ended, where there is something to say
+    given_digest: str | None  # of all that the worker read
+    measured: dict[str, Any]  # by the question Verified, Trained or Timed; {} if none came of it
     machine: MachineData
     versions: dict[str, str]
-    started: str
-    seconds: float
-    stderr: NotRequired[str]
-    command: NotRequired[str | None]
-    notes: NotRequired[str]
+    started: str  # ISO 8601, in UTC
+    seconds: float  # that were spent on this cell alone
+    stderr: NotRequired[str]  # the last lines of a worker that was lost
+    command: NotRequired[str | None]  # what a person typed
+    notes: NotRequired[str]  # what the experiment's script says of it
 
 
 MEASURED: dict[str, Any] = {"verify": Verified, "train": Trained, "speed": Timed}
