@@ -144,9 +144,15 @@ def test_a_sample_may_be_of_as_many_steps_as_anothers(tmp_path: Path) -> None:
     assert own == like > slow
 
 
-def test_who_shares_the_rounds_is_told(tmp_path: Path) -> None:
-    rows = rows_of(classes_experiment(backends=["numpy", planted("Prints")]), tmp_path)
-    speed = [row["measured"] for key, row in rows.items() if key.endswith("speed")]
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
+    """The rows of two backends side by side, one of which prints."""
+    experiment = classes_experiment(backends=["numpy", planted("Prints")])
+    return rows_of(experiment, tmp_path_factory.mktemp("two"))
+
+
+def test_who_shares_the_rounds_is_told(two: dict[str, Row]) -> None:
+    speed = [row["measured"] for key, row in two.items() if key.endswith("speed")]
     assert len({measured["timing"] for measured in speed}) == 1
     assert speed[0]["aa_ratio"] == speed[1]["aa_ratio"]
     assert speed[0]["limit_median_s"] == speed[1]["limit_median_s"]
@@ -166,23 +172,19 @@ def test_the_rows_are_read_back_as_they_were(classes: tuple[dict[str, Row], Path
     assert by_id == {row["cell"]["id"]: row for row in rows.values()}
 
 
-def test_every_backend_is_given_the_same(tmp_path: Path) -> None:
-    experiment = classes_experiment(backends=["numpy", planted("Prints")])
-    rows = rows_of(experiment, tmp_path)
-    digests = [(key.split()[1], row["given_digest"]) for key, row in rows.items()]
+def test_every_backend_is_given_the_same(two: dict[str, Row]) -> None:
+    digests = [(key.split()[1], row["given_digest"]) for key, row in two.items()]
     assert set(Counter(digests).values()) == {2}
-    finals = {r["measured"]["parameters_digest"] for k, r in rows.items() if k.endswith("train")}
+    finals = {r["measured"]["parameters_digest"] for k, r in two.items() if k.endswith("train")}
     assert len(finals) == 1
 
 
-def test_what_a_backend_prints_harms_no_one(tmp_path: Path) -> None:
-    rows = rows_of(xor_experiment(backends=[planted("Prints")]), tmp_path)
-    assert [row["status"] for row in rows.values()] == ["ok"] * 3
+def test_what_a_backend_prints_harms_no_one(two: dict[str, Row]) -> None:
+    assert [row["status"] for row in two.values()] == ["ok"] * 6
 
 
-def test_a_backend_of_a_file_shows_the_mode_that_it_chose(tmp_path: Path) -> None:
-    rows = rows_of(xor_experiment(backends=[planted("Prints")]), tmp_path, questions=["verify"])
-    assert rows["Prints verify"]["cell"]["mode"] == "reference"
+def test_a_backend_of_a_file_shows_the_mode_that_it_chose(two: dict[str, Row]) -> None:
+    assert two["Prints verify"]["cell"]["mode"] == "reference"
 
 
 def test_real_frameworks_run_side_by_side_and_none_in_the_supervisor(tmp_path: Path) -> None:

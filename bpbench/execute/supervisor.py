@@ -22,6 +22,7 @@ from bpbench.execute.local import LocalWorker
 from bpbench.execute.options import RunOptions
 from bpbench.execute.process import Limits, Place, WorkerProcess, workers_can_be_had
 from bpbench.execute.progress import Progress
+from bpbench.execute.protocol import Message
 from bpbench.execute.questions import Asker, train, verify
 from bpbench.execute.rounds import Rounds
 from bpbench.execute.workers import Workers
@@ -63,7 +64,8 @@ def run(
     options, shown = options or RunOptions(), progress or Progress()
     cells = options.cells(chosen)
     processes = workers_can_be_had()
-    if not processes and (options.out or any(cell.question != "verify" for cell in cells)):
+    store = None if options.out is None else Store(options.out)
+    if not processes and (store or any(cell.question != "verify" for cell in cells)):
         raise UsageError(
             "run needs worker processes, which need Linux or macOS; bpbench check, verify, "
             "report, compare and backends work here"
@@ -73,7 +75,6 @@ def run(
         cores = {count: machine.idlest_cores(count) for count in {cell.threads for cell in cells}}
     notes = {experiment.name: experiment.notes for experiment in chosen}
     here = machine.describe()
-    store = None if options.out is None else Store(options.out)
 
     with ExitStack() as stack:
         if store:
@@ -89,29 +90,35 @@ def run(
         stack.callback(workers.end)
         at_once = _at_once() if processes else 1
         supervisor = Supervisor(workers, Given(scratch), shown, options, at_once, rows)
-        for attempt, answer in supervisor.run(todo):
-            cell = attempt.cell
+        for ended in supervisor.run(todo):
+            cell = ended.attempt.cell
             opened = workers.opened.get(Place.of(cell), {})
-            row = {
-                "schema": SCHEMA,
-                "cell": {**cell.describe(), "mode": opened.get("mode", cell.mode)},
-                "status": answer.status,
-                "say": answer.say,
-                "stderr": answer.stderr,
-                "given_digest": answer.given_digest,
-                "measured": answer.measured,
-                "command": options.command,
-                "notes": notes[cell.point.experiment],
-                "machine": here,
-                "versions": opened.get("versions", {}),
-                "started": attempt.started.isoformat(timespec="seconds"),
-                "seconds": round(attempt.seconds, 3),
-            }
-            rows[cell] = validated(plain(row))
+            rows[cell] = _row(ended, opened, options.command, notes[cell.point.experiment], here)
             if store:
-                store.write(cell, rows[cell], answer.arrays)
+                store.write(cell, rows[cell], ended.answer.arrays)
             shown.finished(rows[cell])
     return [rows[cell] for cell in cells]
+
+
+def _row(ended: Ended, opened: Message, command: str, notes: str, here: dict[str, Any]) -> Row:
+    """The row of a cell that has ended, whose worker said ``opened`` when it was started."""
+    attempt, answer = ended
+    row = {
+        "schema": SCHEMA,
+        "cell": {**attempt.cell.describe(), "mode": opened.get("mode", attempt.cell.mode)},
+        "status": answer.status,
+        "say": answer.say,
+        "stderr": answer.stderr,
+        "given_digest": answer.given_digest,
+        "measured": answer.measured,
+        "command": command,
+        "notes": notes,
+        "machine": here,
+        "versions": opened.get("versions", {}),
+        "started": attempt.started.isoformat(timespec="seconds"),
+        "seconds": round(attempt.seconds, 3),
+    }
+    return validated(plain(row))
 
 
 def _starter(
