@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.report.cells import in_order
 from bpbench.results import store
-from bpbench.results.rows import Parting, Row, trained, work
+from bpbench.results.rows import Parting, Row, in_order, trained, work
 
 REFERENCE = "numpy"
 PARTED = 0.01

@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from bpbench.registry import BUILT_IN
 from bpbench.report import speed
 from bpbench.results import rows as results
 from bpbench.results.rows import DEFINITION, CellData, Row, TensorData, Timed, Trained, Verified
@@ -27,18 +26,13 @@ def flat(rows: Iterable[Row]) -> pd.DataFrame:
     Columns are absent where no cell has them; times are in seconds, memory in bytes, shares from
     0 to 1, errors relative to each tensor's largest entry.
     """
-    ordered = in_order(rows)
+    ordered = results.in_order(rows)
     several = _several_definitions(ordered)
     lines = [_line(row, several[results.training(row["cell"])]) for row in ordered]
     compared = speed.together(ordered)
     for line in lines:
         line.update(compared.get(line["id"], {}))
     return pd.DataFrame(lines, columns=list(dict.fromkeys(key for line in lines for key in line)))
-
-
-def in_order(rows: Iterable[Row]) -> list[Row]:
-    """The rows by experiment, point and dtype, then in the order of the registry."""
-    return sorted(rows, key=_place)
 
 
 def points(frame: pd.DataFrame) -> list[str]:
@@ -147,30 +141,3 @@ def _middle(values: Sequence[float]) -> float | None:
 def _or_infinite(value: float | None) -> float:
     """Result files hold None for a number that is not finite."""
     return math.inf if value is None or math.isnan(value) else value
-
-
-def _place(row: Row) -> tuple[Any, ...]:
-    cell = row["cell"]
-    names = list(BUILT_IN)
-    modes = list(BUILT_IN[cell["backend"]].targets) if cell["backend"] in BUILT_IN else []
-    return (
-        cell["experiment"],
-        [_number_or_text(value) for value in cell["point"].values()],
-        cell["dtype"],
-        cell["device"],
-        cell["threads"],
-        names.index(cell["backend"]) if cell["backend"] in names else len(names),
-        cell["backend"],
-        modes.index(cell["mode"]) if cell["mode"] in modes else len(modes),
-        cell["mode"],
-        cell["seed"],
-        cell["question"],
-    )
-
-
-def _number_or_text(value: Any) -> tuple[int, float, str]:
-    """A key that puts 0.1 before 0.01 before none of the names: numbers first, by size."""
-    try:
-        return (0, float(value), "")
-    except (TypeError, ValueError):
-        return (1, 0.0, str(value))

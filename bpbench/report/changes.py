@@ -12,10 +12,9 @@ import pandas as pd
 from bpbench.errors import UsageError
 from bpbench.measure.statistics import decide, unpaired_ratio
 from bpbench.report import numbers
-from bpbench.report.cells import in_order
 from bpbench.report.speed import same_code_margin
 from bpbench.report.tables import Column, Line, Table
-from bpbench.results.rows import Row, timed, times, work
+from bpbench.results.rows import Row, in_order, timed, times, work
 
 VERDICTS = ("faster", "slower", "same", "noise", "gone", "new")
 SAME = 0.1

@@ -7,12 +7,13 @@ kept as it is, so that files of later versions can be read; a number that is not
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 
 from bpbench.measure.statistics import Slot, undisturbed
+from bpbench.registry import BUILT_IN
 
 SCHEMA = 1
 
@@ -267,3 +268,35 @@ def whose(cell: CellData) -> str:
     """Experiment and point for people: "xor, learning_rate 0.1"."""
     varied = (f"{name} {value}" for name, value in cell["point"].items())
     return ", ".join((cell["experiment"], *varied))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """The rows by experiment, point and dtype, then in the order of the registry."""
+    return sorted(rows, key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    cell = row["cell"]
+    names = list(BUILT_IN)
+    modes = list(BUILT_IN[cell["backend"]].targets) if cell["backend"] in BUILT_IN else []
+    return (
+        cell["experiment"],
+        [_number_or_text(value) for value in cell["point"].values()],
+        cell["dtype"],
+        cell["device"],
+        cell["threads"],
+        names.index(cell["backend"]) if cell["backend"] in names else len(names),
+        cell["backend"],
+        modes.index(cell["mode"]) if cell["mode"] in modes else len(modes),
+        cell["mode"],
+        cell["seed"],
+        cell["question"],
+    )
+
+
+def _number_or_text(value: str) -> tuple[int, float, str]:
+    """A key that puts numbers first, by size, and then what is none, by name."""
+    try:
+        return (0, float(value), "")
+    except ValueError:
+        return (1, 0.0, value)
