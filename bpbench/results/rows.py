@@ -190,18 +190,22 @@ def validated(value: Any) -> Row:
     found = value.get("schema") if isinstance(value, dict) else None
     if found != SCHEMA:
         raise ValueError(f"its schema is {found!r}, expected {SCHEMA}")
-    msgspec.convert(value, Row)
+    _check(value, Row, "$")
     row = cast(Row, value)
     measured = row["measured"]
     if measured:
-        try:
-            msgspec.convert(measured, MEASURED[row["cell"]["question"]])
-        except msgspec.ValidationError as error:
-            raise ValueError(str(error).replace("`$", "`$.measured")) from error
+        _check(measured, MEASURED[row["cell"]["question"]], "$.measured")
     per_sample = ("samples", "sample_process", "sample_round", "disturbed")
     if len({len(measured[name]) for name in per_sample if measured.get(name)}) > 1:
         raise ValueError(f"{', '.join(per_sample)} are of different lengths")
     return row
+
+
+def _check(value: Any, kind: Any, at: str) -> None:
+    try:
+        msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).replace("`$", f"`{at}")) from error
 
 
 def verified(row: Row) -> Verified | None:

@@ -49,7 +49,7 @@ class Store:
         """
         import filelock
 
-        lock = filelock.FileLock(self.folder / LOCK, blocking=False)
+        lock = filelock.FileLock(self.folder / LOCK, timeout=0)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -144,7 +144,7 @@ def read_row(path: Path) -> Row:
     """
     try:
         return validated(msgspec.json.decode(path.read_bytes()))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise BpbenchError(
             f"{path} is no result file of this bpbench ({error}); remove it, or read it with the "
             "bpbench that wrote it"
