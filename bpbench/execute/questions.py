@@ -156,11 +156,12 @@ def verify(asker: Asker) -> Answer:
         if report.verdict != "kink":
             break
     training = _few_steps(asker)
+    compared = [tensor.error for tensor in report.tensors if tensor.compared]
     measured = {
         "report": report.as_dict(),
         "training": training.as_dict(),
         "worst_sigmas": report.worst_sigmas,
-        "max_scaled_error": max((tensor.error for tensor in report.tensors), default=None),
+        "max_scaled_error": max(compared, default=None),
     }
     status, say = verdict_of(report, training)
     return Answer(status, say, measured, given_digest=asker.given_digest)
@@ -178,7 +179,7 @@ def verdict_of(report: Report, training: Report | None = None) -> tuple[Status, 
 
 def findings_of(report: Report) -> str:
     more = len(report.findings) - 2
-    says = "; ".join(finding.say for finding in report.findings[:2])
+    says = "; ".join(map(str, report.findings[:2]))
     return f"{says}; and {more} more" if more > 0 else says
 
 
