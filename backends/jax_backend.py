@@ -56,16 +56,16 @@ TIMES_DERIVATIVE: dict[str, Any] = {
 
 
 def forward(
-    network: MLP, weights: Weights, x: jax.Array, taps: tuple[jax.Array, ...] | None = None
+    network: MLP, weights: Weights, x: jax.Array, perturbations: tuple[jax.Array, ...] | None = None
 ) -> tuple[list[jax.Array], list[jax.Array]]:
-    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
+    """z and a of every layer, (m, n_l); ``perturbations``, which are zeros, are added to z."""
     W, b = weights
     z, a = [], []
     below = x
     for layer, name in enumerate(network.activations):
         linear = below @ W[layer].T
         linear = linear + b[layer] if b else linear
-        z.append(linear if taps is None else linear + taps[layer])
+        z.append(linear if perturbations is None else linear + perturbations[layer])
         below = ACTIVATIONS[name](z[layer])
         a.append(below)
     return z, a
@@ -194,7 +194,7 @@ def _differentiate(
     of_loss: bool,
     l2: Any,
 ) -> tuple[Any, ...]:
-    """Loss, z, a, and the derivatives by taps, weights and x."""
+    """Loss, z, a, and the derivatives by perturbations, weights and x."""
     if manual:
         z, a = forward(network, weights, x)
         loss = mean_loss(network, weights, z[-1], a[-1], target, 0.0) if of_loss else 0.0
@@ -205,9 +205,9 @@ def _differentiate(
         return loss, z, a, tuple(delta), by_weights, delta[0] @ weights[0][0]
 
     def objective(
-        weights: Weights, taps: tuple[jax.Array, ...], x: jax.Array
+        weights: Weights, perturbations: tuple[jax.Array, ...], x: jax.Array
     ) -> tuple[jax.Array, Any]:
-        z, a = forward(network, weights, x, taps)
+        z, a = forward(network, weights, x, perturbations)
         if of_loss:
             loss = mean_loss(network, weights, z[-1], a[-1], target, 0.0)
         else:
@@ -216,10 +216,10 @@ def _differentiate(
         loss = loss + 0.5 * l2 * sum((W**2).sum() for W in weights[0])
         return loss, (z, a)
 
-    taps = tuple(jnp.zeros((len(x), n), x.dtype) for n in network.sizes[1:])
+    perturbations = tuple(jnp.zeros((len(x), n), x.dtype) for n in network.sizes[1:])
     (loss, (z, a)), (by_weights, by_taps, by_x) = jax.value_and_grad(
         objective, argnums=(0, 1, 2), has_aux=True
-    )(weights, taps, x)
+    )(weights, perturbations, x)
     return loss, z, a, by_taps, by_weights, by_x
 
 

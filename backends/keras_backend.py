@@ -15,9 +15,9 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from bpbench.backends.keras_engines import ENGINES, STEPS_PER_FIT, import_keras, running_engine
 
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
+from bpbench.backends.keras_engines import ENGINES, STEPS_PER_FIT, import_keras, running_engine
 from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
 from bpbench.optimizers import FORMULAS, SGD, Optimizer, step
@@ -69,17 +69,17 @@ def activations(engine: str, dtype: str) -> dict[str, Any]:
 
 
 def forward(
-    network: MLP, functions: Any, layers: Any, x: Tensor, taps: Any = None
+    network: MLP, functions: Any, layers: Any, x: Tensor, perturbations: Any = None
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """z of every layer and a of the hidden ones, (m, n_l); ``taps`` are zeros added to z, to
-    differentiate by.
+    """z of every layer and a of the hidden ones, (m, n_l); ``perturbations``, which are zeros, are
+    added to z.
 
     The last a is left to those who use it: TensorFlow computes what it is told to, used or not.
     """
     z, a = [], [x]
     for layer, dense in enumerate(layers):
         linear = dense(a[layer])
-        z.append(linear if taps is None else linear + taps[layer])
+        z.append(linear if perturbations is None else linear + perturbations[layer])
         if layer < network.layers - 1:
             a.append(functions[network.activations[layer]](z[layer]))
     return z, a[1:]
@@ -283,14 +283,21 @@ class KerasModel(Model):
     ) -> Backpropagation[Tensor]:
         layers = self.network.layers
         with self.backend.scope():
-            taps = [self.ops.zeros((x.shape[0], n), x.dtype) for n in self.network.sizes[1:]]
-            (loss, (z, a)), (by_variables, by_taps, by_x) = self._differentiate(
-                taps, x, y, cotangent, l2
+            perturbations = [
+                self.ops.zeros((x.shape[0], n), x.dtype) for n in self.network.sizes[1:]
+            ]
+            (loss, (z, a)), (by_variables, by_perturbations, by_x) = self._differentiate(
+                perturbations, x, y, cotangent, l2
             )
             W = tuple(map(self.ops.transpose, by_variables[:layers]))
         gradients = Gradients(W, tuple(by_variables[layers:]))
         return Backpropagation(
-            None if y is None else loss, tuple(z), tuple(a), tuple(by_taps), gradients, by_x
+            None if y is None else loss,
+            tuple(z),
+            tuple(a),
+            tuple(by_perturbations),
+            gradients,
+            by_x,
         )
 
     def start(self, optimizer: Optimizer) -> None:
@@ -323,9 +330,9 @@ class KerasModel(Model):
         return self.functions[self.network.output](z[-1])
 
     def _objective(
-        self, taps: Any, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: Any
+        self, perturbations: Any, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: Any
     ) -> tuple[Tensor, Any]:
-        z, a = forward(self.network, self.functions, self.layers, x, taps)
+        z, a = forward(self.network, self.functions, self.layers, x, perturbations)
         output = self.functions[self.network.output](z[-1])
         if y is not None:
             loss = mean_loss(self.network, self.functions, self.layers, z[-1], y, 0.0)

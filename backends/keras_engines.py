@@ -23,8 +23,8 @@ STEPS_PER_FIT = 4096
 class Engine:
     """A framework below Keras.
 
-    ``gradient`` makes of an objective(taps, x, ...) -> (loss, more) the function of the same
-    arguments that returns (loss, more), (derivatives by the variables, by taps, by x).
+    ``gradient`` makes of an objective(perturbations, x, ...) -> (loss, more) the function of the
+    same arguments that returns (loss, more), (derivatives by variables, by perturbations, by x).
     """
 
     steps_per_execution = STEPS_PER_FIT
@@ -77,12 +77,12 @@ class TensorFlowEngine(Engine):
         return {"x": self.framework.data.Dataset.from_tensor_slices(order)}
 
     def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
+        def differentiate(perturbations: Any, x: Tensor, *given: Any) -> Any:
             with self.framework.GradientTape() as tape:
-                tape.watch((taps, x))
-                loss, more = objective(taps, x, *given)
+                tape.watch((perturbations, x))
+                loss, more = objective(perturbations, x, *given)
             values = [variable.value for variable in variables]
-            return (loss, more), tape.gradient(loss, (values, taps, x))
+            return (loss, more), tape.gradient(loss, (values, perturbations, x))
 
         return differentiate
 
@@ -98,11 +98,11 @@ class TorchEngine(Engine):
             self.framework.cuda.synchronize()
 
     def gradient(self, objective: Any, variables: list[Any]) -> Any:
-        def differentiate(taps: Any, x: Tensor, *given: Any) -> Any:
-            x, *taps = (tensor.detach().requires_grad_() for tensor in (x, *taps))
-            loss, more = objective(taps, x, *given)
+        def differentiate(perturbations: Any, x: Tensor, *given: Any) -> Any:
+            x, *perturbations = (tensor.detach().requires_grad_() for tensor in (x, *perturbations))
+            loss, more = objective(perturbations, x, *given)
             values = [variable.value for variable in variables]
-            found = self.framework.autograd.grad(loss, [*values, *taps, x])
+            found = self.framework.autograd.grad(loss, [*values, *perturbations, x])
             return (loss, more), (found[: len(values)], found[len(values) : -1], found[-1])
 
         return differentiate

@@ -52,15 +52,15 @@ ACTIVATIONS: dict[str, Any] = {
 
 
 def forward(
-    network: MLP, W: Any, b: Any, x: tf.Tensor, taps: Any = None
+    network: MLP, W: Any, b: Any, x: tf.Tensor, perturbations: Any = None
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
+    """z and a of every layer, (m, n_l); ``perturbations``, which are zeros, are added to z."""
     z, a = [], []
     below = x
     for layer, name in enumerate(network.activations):
         linear = tf.matmul(below, W[layer], transpose_b=True)
         linear = linear + b[layer] if b else linear
-        z.append(linear if taps is None else linear + taps[layer])
+        z.append(linear if perturbations is None else linear + perturbations[layer])
         below = ACTIVATIONS[name](z[layer])
         a.append(below)
     return z, a
@@ -163,17 +163,17 @@ def _output(network: MLP, W: Any, b: Any, x: tf.Tensor) -> tf.Tensor:
 def _differentiate(
     network: MLP, W: Any, b: Any, x: tf.Tensor, target: tf.Tensor, of_loss: bool, l2: tf.Tensor
 ) -> tuple[Any, ...]:
-    """Loss, z, a, and the derivatives by W, b, taps and x."""
-    taps = tuple(tf.zeros((x.shape[0], n), x.dtype) for n in network.sizes[1:])
+    """Loss, z, a, and the derivatives by W, b, perturbations and x."""
+    perturbations = tuple(tf.zeros((x.shape[0], n), x.dtype) for n in network.sizes[1:])
     with tf.GradientTape() as tape:
-        tape.watch((W, b, taps, x))
-        z, a = forward(network, W, b, x, taps)
+        tape.watch((W, b, perturbations, x))
+        z, a = forward(network, W, b, x, perturbations)
         if of_loss:
             loss = mean_loss(network, W, z[-1], a[-1], target, 0)
         else:
             loss = tf.reduce_sum(target * a[-1])
         loss = loss + l2 * tf.add_n([tf.nn.l2_loss(w) for w in W])
-    return loss, z, a, *tape.gradient(loss, (W, b, taps, x))
+    return loss, z, a, *tape.gradient(loss, (W, b, perturbations, x))
 
 
 def _step(

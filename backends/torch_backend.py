@@ -96,15 +96,15 @@ def forward(
     W: tuple[Tensor, ...],
     b: tuple[Tensor, ...],
     x: Tensor,
-    taps: tuple[Tensor, ...] | None = None,
+    perturbations: tuple[Tensor, ...] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """z and a of every layer, (m, n_l); ``taps`` are zeros added to z, to differentiate by."""
+    """z and a of every layer, (m, n_l); ``perturbations``, which are zeros, are added to z."""
     z: list[Tensor] = []
     a: list[Tensor] = []
     below = x
     for layer, name in enumerate(network.activations):
         linear = F.linear(below, W[layer], b[layer] if b else None)
-        z.append(linear if taps is None else linear + taps[layer])
+        z.append(linear if perturbations is None else linear + perturbations[layer])
         below = ACTIVATIONS[name](z[layer])
         a.append(below)
     return z, a
@@ -170,16 +170,16 @@ class TorchModel(Model):
         self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
     ) -> Backpropagation[Tensor]:
         x = x.detach().requires_grad_()
-        taps = tuple(
+        perturbations = tuple(
             torch.zeros(len(x), n, dtype=x.dtype, device=x.device, requires_grad=True)
             for n in self.network.sizes[1:]
         )
-        z, a = forward(self.network, self.W, self.b, x, taps)
+        z, a = forward(self.network, self.W, self.b, x, perturbations)
         if y is not None:
             objective = mean_loss(self.network, self.W, z[-1], a[-1], y, l2)
         else:
             objective = (cotangent * a[-1]).sum() + 0.5 * l2 * sum((w**2).sum() for w in self.W)
-        found = torch.autograd.grad(objective, [*self.tensors, *taps, x])
+        found = torch.autograd.grad(objective, [*self.tensors, *perturbations, x])
         layers, weights = self.network.layers, len(self.tensors)
         return Backpropagation(
             loss=None if y is None else objective,
@@ -299,19 +299,21 @@ def _differentiate(
     of_loss: bool,
     l2: Tensor,
 ) -> tuple[Any, ...]:
-    """The derivatives by W, b, taps and x; loss, z and a."""
+    """The derivatives by W, b, perturbations and x; loss, z and a."""
 
     def objective(
-        W: tuple[Tensor, ...], b: tuple[Tensor, ...], taps: tuple[Tensor, ...], x: Tensor
+        W: tuple[Tensor, ...], b: tuple[Tensor, ...], perturbations: tuple[Tensor, ...], x: Tensor
     ) -> tuple[Tensor, Any]:
-        z, a = forward(network, W, b, x, taps)
+        z, a = forward(network, W, b, x, perturbations)
         loss = mean_loss(network, W, z[-1], a[-1], target, 0) if of_loss else (target * a[-1]).sum()
         loss = loss + 0.5 * l2 * sum((w**2).sum() for w in W)
         return loss, (loss, z, a)
 
-    taps = tuple(torch.zeros(len(x), n, dtype=x.dtype, device=x.device) for n in network.sizes[1:])
+    perturbations = tuple(
+        torch.zeros(len(x), n, dtype=x.dtype, device=x.device) for n in network.sizes[1:]
+    )
     found, (loss, z, a) = torch.func.grad(objective, argnums=(0, 1, 2, 3), has_aux=True)(
-        W, b, taps, x
+        W, b, perturbations, x
     )
     return found, loss, z, a
 

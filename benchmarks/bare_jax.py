@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+
 from bpbench.backends.jax_backend import JaxBackend, JaxModel
 
 

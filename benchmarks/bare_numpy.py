@@ -7,6 +7,7 @@ of its own backend's ``run``: ``experiments/overhead.py``. Sigmoid hidden layers
 from __future__ import annotations
 
 import numpy as np
+
 from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel
 
 

@@ -7,6 +7,7 @@ its own backend's ``run``: ``experiments/overhead.py``. Sigmoid hidden layers an
 from __future__ import annotations
 
 import tensorflow as tf
+
 from bpbench.backends.tensorflow_backend import TensorFlowBackend, TensorFlowModel
 
 

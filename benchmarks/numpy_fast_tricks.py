@@ -14,10 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from bpbench.backends.numpy_common import plan as numpy_plan
-from bpbench.backends.numpy_fast import kernels as numpy_kernels
-from bpbench.backends.numpy_fast import model as numpy_fast
-from bpbench.backends.numpy_fast import passes as numpy_pass
 from numpy_fast_limits import (
     WORKLOADS,
     Work,
@@ -31,6 +27,10 @@ from numpy_fast_limits import (
 )
 
 from bpbench import MLP
+from bpbench.backends.numpy_common import plan as numpy_plan
+from bpbench.backends.numpy_fast import kernels as numpy_kernels
+from bpbench.backends.numpy_fast import model as numpy_fast
+from bpbench.backends.numpy_fast import passes as numpy_pass
 from bpbench.network import Array
 
 # ── The whole step, with one trick taken out ───────────────────────────────────────────────────

@@ -262,12 +262,12 @@ def _gelu_rounding(z: Array, a: Array, slope: Array, p: Precision) -> Rounding:
 
 def _silu_rounding(z: Array, a: Array, slope: Array, p: Precision) -> Rounding:
     # 1 - s cancels above 0
-    s, bend = _sigmoid(z)
+    s, s_slope = _sigmoid(z)
     size = 1 + np.abs(z)
     value = ELEMENTARY * p.unit * np.abs(a) + p.tiny * size
-    lack = _near_one(bend / np.maximum(s, p.tiny), p)
+    lack = _near_one(s_slope / np.maximum(s, p.tiny), p)
     spread = s * (ELEMENTARY * p.unit + lack * np.abs(z)) + p.tiny * size
-    return Rounding(bend * (2 + z * (1 - 2 * s)), value, spread)
+    return Rounding(s_slope * (2 + z * (1 - 2 * s)), value, spread)
 
 
 # ── Softmax, which works on whole rows ─────────────────────────────────────────────────────────

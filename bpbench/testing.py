@@ -44,7 +44,7 @@ def assert_backend_conforms(backend: str | type[Backend], **options: Any) -> Non
         options: those of ``bpbench.conformance.conform``: modes, devices, dtypes.
 
     Raises:
-        AssertionError: a promise is broken.
+        AssertionError: a contract is broken.
     """
     __tracebackhide__ = True
     from bpbench.conformance import conform
@@ -55,7 +55,7 @@ def assert_backend_conforms(backend: str | type[Backend], **options: Any) -> Non
 
 
 class BackendConformance:
-    """One test for each promise of a backend; subclass it in a test file.
+    """One test for each contract of a backend; subclass it in a test file.
 
     class TestMyBackend(bpbench.testing.BackendConformance):
         backend = MyBackend  # or "my_backend.py:MyBackend"
@@ -67,16 +67,16 @@ class BackendConformance:
     dtypes: ClassVar[tuple[str, ...] | None] = None
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
-        """Make one test for each promise and way of running the backend."""
-        if "promise" in metafunc.fixturenames:
-            from bpbench.conformance import promises
+        """Make one test for each contract and way of running the backend."""
+        if "contract" in metafunc.fixturenames:
+            from bpbench.conformance import contracts
 
-            asked = promises(self.backend, self.modes, self.devices, self.dtypes)
-            metafunc.parametrize("promise", asked, ids=[str(one) for one in asked])
+            asked = contracts(self.backend, self.modes, self.devices, self.dtypes)
+            metafunc.parametrize("contract", asked, ids=[str(one) for one in asked])
 
-    def test_promise(self, promise: Any) -> None:
-        """The backend keeps one promise."""
+    def test_contract(self, contract: Any) -> None:
+        """The backend keeps one contract."""
         __tracebackhide__ = True
-        faults = promise.keep()
+        faults = contract.keep()
         if faults:
             raise AssertionError("\n".join(faults))

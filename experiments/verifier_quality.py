@@ -215,10 +215,10 @@ def outcome(report: Report, planted: float = 0.0, tensor: str | None = None) -> 
     """
     if report.verdict == "wrong":
         return "seen"
-    limits = [t.detectable for t in report.tensors if tensor in (None, t.place)]
+    limits = [t.detection_limit for t in report.tensors if tensor in (None, t.place)]
     if report.verdict in DECLARED and max(limits) > planted:
         return report.verdict
-    small = not planted and all(t.error < t.detectable for t in report.tensors)
+    small = not planted and all(t.error < t.detection_limit for t in report.tensors)
     return "small" if small else "missed"
 
 

@@ -1,4 +1,4 @@
-"""Backends that break one promise each: NumPy's reference with a fault, and the words that name it.
+"""Backends that break one contract each: NumPy's reference with a fault, and words that name it.
 
 ``FAULTS`` maps each class to a word or two that the conformance suite must say of it.
 """
@@ -10,10 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel, forward
 
 from bpbench import SGD
 from bpbench.backend import Gradients
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel, forward
 
 FAULTS: dict[type[NumPyBackend], str] = {}
 

@@ -32,7 +32,7 @@ def always(network, layer):
     return True
 
 
-def bends(network, layer):
+def curved(network, layer):
     """f' of the layer is no constant, so that a wrong f' shows."""
     return network.activations[layer] not in ("identity", "softmax")
 
@@ -200,7 +200,7 @@ def error(name: str, e: Step, *causes: str, suits: Rule = squared) -> None:
     kind(name, {"error": e}, *causes, at="output", suits=both(squared, suits))
 
 
-def hidden(name: str, delta: Step, *causes: str, suits: Rule = bends) -> None:
+def hidden(name: str, delta: Step, *causes: str, suits: Rule = curved) -> None:
     """A wrong delta of a hidden layer."""
     kind(name, {"hidden": delta}, *causes, at="hidden", suits=suits)
 
@@ -316,7 +316,7 @@ kind("f'(a)", slope(lambda s, j: F_PRIME[s.network.activations[j]](s.a[j])), at=
 kind("z(1-z), 1-z^2", slope(lambda s, j: OF_OUTPUT[s.network.activations[j]](s.z[j])), at="any",
      suits=both(of_output, own_slope))  # fmt: skip
 hidden(
-    "f' twice", lambda s, j: s.c[j] * s.f_prime(j) ** 2, suits=both(bends, hidden_is_not("relu"))
+    "f' twice", lambda s, j: s.c[j] * s.f_prime(j) ** 2, suits=both(curved, hidden_is_not("relu"))
 )
 hidden("f for f'", lambda s, j: s.c[j] * s.a[j])
 hidden("sigmoid's f'", lambda s, j: s.c[j] * F_PRIME["sigmoid"](s.z[j]),
@@ -345,7 +345,7 @@ hidden("straight-through estimate of f'", lambda s, j: s.c[j] * (np.abs(s.z[j]) 
 hidden("f' at the mean of z",
        lambda s, j: s.c[j] * F_PRIME[s.network.activations[j]](s.z[j].mean(axis=0)))  # fmt: skip
 hidden("f' taken at the error", lambda s, j: s.c[j] * F_PRIME[s.network.activations[j]](s.c[j]),
-       "f' at the error", "ReLU mask from the wrong place", suits=bends)  # fmt: skip
+       "f' at the error", "ReLU mask from the wrong place", suits=curved)  # fmt: skip
 hidden("a for z in silu'", lambda s, j: s.c[j] * (
            F["sigmoid"](s.z[j]) + s.a[j] * F_PRIME["sigmoid"](s.z[j])
        ), "a for z, or z for a, in f'", suits=hidden_is("silu"))  # fmt: skip
@@ -362,7 +362,7 @@ back("wrong W", lambda s, j: s.delta[j + 1] @ s.W[j])
 back("W already updated", lambda s, j: s.delta[j + 1] @ (s.W[j + 1] - 0.1 * s.dW[j + 1]))
 back("error sent back without f'",
      lambda s, j: (s.error if j + 1 == s.last else s.c[j + 1]) @ s.W[j + 1],
-     suits=lambda n, j: bends(n, j + 1) and own_slope(n, j + 1))  # fmt: skip
+     suits=lambda n, j: curved(n, j + 1) and own_slope(n, j + 1))  # fmt: skip
 back("W missing on the way back",
      lambda s, j: s.delta[j + 1].sum(axis=1, keepdims=True) + 0 * s.a[j],
      "W missing on the way back", "gradient zero", "dW zero")  # fmt: skip
@@ -374,7 +374,7 @@ hidden("delta added up over the samples", lambda s, j: np.cumsum(step_hidden(s, 
        "sum not reset in a loop", suits=always)  # fmt: skip
 hidden("bias column dropped at the wrong end",
        lambda s, j: np.roll(step_hidden(s, j) * not_last(s.b[j]), 1, axis=1),
-       suits=both(biased, bends))  # fmt: skip
+       suits=both(biased, curved))  # fmt: skip
 
 # dW
 INPUT, ROWS = "wrong activation in dW", "rows overwritten in a loop"
@@ -386,7 +386,7 @@ dW(
     lambda s, j: s.c[j].T @ s.a[j - 1],
     NO_HIDDEN,
     at="hidden",
-    suits=bends,
+    suits=curved,
 )
 one = {"dW": lambda s, j: masked(s, j, slice(-1, None)), "db": lambda s, j: s.delta[j][-1]}
 kind("one layer's samples overwritten", one, ROWS, at="any", tensors="dW delta")
@@ -412,7 +412,7 @@ db("db of one sample", lambda s, j: s.delta[j][0])
 db("db summed over the wrong axis", lambda s, j: s.delta[j].sum(axis=1))
 db("db summed over everything", lambda s, j: s.delta[j].sum() + 0 * s.b[j],
    "db summed over everything", "db zero", suits=several)  # fmt: skip
-db("db without f'", lambda s, j: s.c[j].sum(axis=0), NO_HIDDEN, at="hidden", suits=bends)
+db("db without f'", lambda s, j: s.c[j].sum(axis=0), NO_HIDDEN, at="hidden", suits=curved)
 db("f' taken at b",
    lambda s, j: s.c[j].sum(axis=0) * OF_OUTPUT["sigmoid"](s.b[j]), "f' at b", at="hidden",
    suits=hidden_is("sigmoid"))  # fmt: skip

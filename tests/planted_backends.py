@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel
 
+from bpbench.backends.numpy_reference import NumPyBackend, ReferenceModel
 from bpbench.errors import MissingBackend, Unsupported
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+
 from bpbench.backends.torch_backend import TorchBackend, TorchModel, forward, mean_loss
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bpbench.conformance import promises
+from bpbench.conformance import contracts
 
 ROOT = Path(__file__).resolve().parent.parent
 SPEC = "autograd_backend.py:AutogradBackend"
@@ -37,19 +37,19 @@ def shell(folder, *arguments):
     )  # fmt: skip
 
 
-def test_it_keeps_every_promise_at_a_shell(folder):
+def test_it_keeps_every_contract_at_a_shell(folder):
     ended = shell(folder, "bpbench", "conform", SPEC)
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    count = len(promises("numpy:reference"))
-    assert f"{SPEC}: {count} of {count} promises kept" in ended.stdout
+    count = len(contracts("numpy:reference"))
+    assert f"{SPEC}: {count} of {count} contracts kept" in ended.stdout
     page = (ROOT / "docs" / "adding_a_backend.md").read_text()
-    assert f"{SPEC}: {count} of {count} promises kept" in page
+    assert f"{SPEC}: {count} of {count} contracts kept" in page
 
 
 def test_its_test_file_passes_under_pytest(folder):
     ended = shell(folder, "pytest", "-q", "-p", "no:cacheprovider", "test_autograd_backend.py")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"{len(promises('numpy:reference'))} passed" in ended.stdout
+    assert f"{len(contracts('numpy:reference'))} passed" in ended.stdout
 
 
 def test_an_entry_point_gives_it_a_name(folder, tmp_path):

@@ -21,7 +21,7 @@ from bpbench.activations import ACTIVATIONS
 from bpbench.arithmetic import rounding as arithmetic
 from bpbench.arithmetic.rounding import precision
 from bpbench.backend import Backpropagation, Gradients
-from bpbench.verify import drift, simulation, variance, verdict
+from bpbench.verify import error_propagation, simulation, variance, verdict
 from bpbench.verify import tolerance as tolerances
 from bpbench.verify.findings import REDUCED_PRECISION
 from bpbench.verify.tolerance import difference, factor_off, parts, tolerance
@@ -480,7 +480,7 @@ def rounding_of(name):
             rng = np.random.default_rng(seed)
             optimizer = OPTIMIZERS[name](rng)
             found, true = np.zeros(200, F), np.zeros(200)
-            carried = drift.Drift(optimizer, true, P)
+            carried = error_propagation.ErrorPropagation(optimizer, true, P)
             short, wide = (Descent(optimizer, dtype, rng) for dtype in (F, np.float64))
             for _ in range(STEPS):
                 g = rng.standard_normal(200).astype(F)
@@ -506,7 +506,7 @@ def noise_through(name):
             rng = np.random.default_rng(seed)
             optimizer = OPTIMIZERS[name](rng)
             found, true = np.zeros(1000), np.zeros(1000)
-            carried = drift.Drift(optimizer, true, P)
+            carried = error_propagation.ErrorPropagation(optimizer, true, P)
             noisy, plain = (Descent(optimizer, np.float64, rng) for _ in range(2))
             mean = rng.choice([-1, 1], 1000)
             for _ in range(STEPS):
@@ -699,9 +699,9 @@ def times_factor(monkeypatch, times):
 
 
 def times_constants(monkeypatch, times):
-    step = drift.Drift._scaled_step
+    step = error_propagation.ErrorPropagation._scaled_step
     mutated = lambda *args: step(*args[:-1], times * args[-1])  # noqa: E731
-    monkeypatch.setattr(drift.Drift, "_scaled_step", mutated)
+    monkeypatch.setattr(error_propagation.ErrorPropagation, "_scaled_step", mutated)
 
 
 def times_margins(monkeypatch, times):
@@ -715,9 +715,9 @@ def margins_of_one(monkeypatch, _):
 
 
 def times_errors_of_gradients(monkeypatch, times):
-    step = drift.Drift.step
+    step = error_propagation.ErrorPropagation.step
     mutated = lambda self, g, Vg, value: step(self, g, times * Vg, value)  # noqa: E731
-    monkeypatch.setattr(drift.Drift, "step", mutated)
+    monkeypatch.setattr(error_propagation.ErrorPropagation, "step", mutated)
 
 
 def times_reduced(monkeypatch, times):

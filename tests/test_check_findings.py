@@ -366,9 +366,9 @@ def test_a_tensor_that_cannot_be_compared_has_no_error():
     errors = {tensor.place: tensor for tensor in report.tensors}
     assert [place for place, error in errors.items() if not error.compared] == ["dW[1]", "db[1]"]
     rows = [line.split() for line in str(report).splitlines()]
-    assert ["dW[1]", "–", "–", f"{errors['dW[1]'].detectable:.1e}"] in rows
+    assert ["dW[1]", "–", "–", f"{errors['dW[1]'].detection_limit:.1e}"] in rows
     page = report._repr_html_()  # in a notebook
-    assert "<th>seen from</th>" in page
+    assert "<th>detection limit</th>" in page
     assert "<td>–</td>" in page
     assert f"<li>{report.findings[0]}</li>" in page
     assert report.worst_sigmas == errors["dW[0]"].sigmas > 1e10

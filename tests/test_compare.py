@@ -74,7 +74,7 @@ def test_a_difference_within_that_of_the_same_code_is_not_seen() -> None:
     decision = speed.compare(timed(seconds=1.1e-3, aa_ratio=[0.8, 1.0]), timed())
     assert decision is not None
     assert decision.verdict == "no difference seen"
-    assert decision.hidden == pytest.approx(0.25)
+    assert decision.minimum_detectable_difference == pytest.approx(0.25)
 
 
 def test_disturbed_samples_are_not_compared() -> None:

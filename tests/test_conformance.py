@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from bpbench.backends.numpy_reference import NumPyBackend
 from click.testing import CliRunner
 
 import bpbench
 from bpbench import testing
+from bpbench.backends.numpy_reference import NumPyBackend
 from bpbench.cli import commands
-from bpbench.conformance import conform, promises
+from bpbench.conformance import conform, contracts
 from bpbench.registry import BUILT_IN
 from tests.bad_backends import FAULTS
 
@@ -31,7 +31,7 @@ def test_a_bad_backend_fails_with_a_message_that_names_the_fault(backend):
     assert FAULTS[backend] in str(report)
 
 
-def test_a_good_backend_keeps_every_promise_in_both_dtypes():
+def test_a_good_backend_keeps_every_contract_in_both_dtypes():
     report = conform(NumPyBackend)
     assert report.passed, str(report)
     assert {one.way.rpartition(" ")[2] for one in report.tried} == {"float32", "float64"}
@@ -41,7 +41,7 @@ DEFAULTS = [f"{name}:{next(iter(entry.targets))}" for name, entry in BUILT_IN.it
 
 
 @pytest.mark.parametrize("spec", DEFAULTS[1:], indirect=True)
-def test_the_frameworks_backends_keep_every_promise(spec):
+def test_the_frameworks_backends_keep_every_contract(spec):
     report = conform(spec, dtypes=("float64",))
     assert report.passed, str(report)
 
@@ -70,7 +70,7 @@ def test_what_a_backend_says_it_cannot_do_is_left_out_and_said():
     assert "not tried (reference, cpu, float32): computes in float64 only" in str(report)
 
 
-def test_every_promise_is_a_test_of_its_own_for_pytest(tmp_path):
+def test_every_contract_is_a_test_of_its_own_for_pytest(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         "from bpbench.testing import BackendConformance\n"
         "class TestGood(BackendConformance):\n"
@@ -84,7 +84,7 @@ def test_every_promise_is_a_test_of_its_own_for_pytest(tmp_path):
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    count = len(promises("numpy:reference", dtypes=("float64",)))
+    count = len(contracts("numpy:reference", dtypes=("float64",)))
     assert ended.returncode == 1, ended.stdout
     assert "the order is ignored" in ended.stdout
     passed = int(re.search(r"(\d+) passed", ended.stdout)[1])
@@ -103,7 +103,7 @@ def test_the_command_says_what_is_broken_and_ends_with_1():
     assert "l2 is ignored" in broken.stdout
     good = CliRunner().invoke(commands, ["conform", "numpy:reference", "--dtype", "float64"])
     assert good.exit_code == 0
-    assert "promises kept" in good.stdout
+    assert "contracts kept" in good.stdout
 
 
 def test_the_command_gives_one_json_document():

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bpbench.backends import keras_backend
 
 import bpbench
 from bpbench import (
@@ -27,6 +26,7 @@ from bpbench import (
     UsageError,
     initial_parameters,
 )
+from bpbench.backends import keras_backend
 
 ENGINE = os.environ.get("BPBENCH_TEST_KERAS_ENGINE", "jax")
 OTHERS = ("tensorflow", "torch") if ENGINE == "jax" else ()

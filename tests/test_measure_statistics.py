@@ -65,7 +65,9 @@ def test_what_takes_less_is_called_faster() -> None:
 
 def test_a_difference_that_was_not_seen_is_no_larger_than_what_could_have_hidden() -> None:
     found = [compared(seed, 1.05) for seed in range(100)]
-    unseen = [each.hidden for each in found if each.verdict == "no difference seen"]
+    unseen = [
+        each.minimum_detectable_difference for each in found if each.verdict == "no difference seen"
+    ]
     assert len(unseen) > 20
     assert sum(hidden >= 0.05 for hidden in unseen) >= 0.9 * len(unseen)
 
@@ -88,8 +90,8 @@ def test_a_difference_is_outside_1_and_outside_what_the_same_code_shows(
 
 
 def test_what_could_have_hidden_is_the_worse_of_the_interval_and_the_same_code() -> None:
-    assert decide(Ratio(1.0, 0.8, 1.1), 1.05).hidden == pytest.approx(0.25)
-    assert decide(Ratio(1.0, 0.99, 1.01), 1.05).hidden == pytest.approx(0.05)
+    assert decide(Ratio(1.0, 0.8, 1.1), 1.05).minimum_detectable_difference == pytest.approx(0.25)
+    assert decide(Ratio(1.0, 0.99, 1.01), 1.05).minimum_detectable_difference == pytest.approx(0.05)
 
 
 def test_pairing_takes_out_what_is_slow_for_all() -> None:

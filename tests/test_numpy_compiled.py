@@ -18,11 +18,12 @@ from bpbench.verify.verdict import judge_training
 
 numba = pytest.importorskip("numba")
 
+from numba.core import types  # noqa: E402
+
 from bpbench.backends.numpy_compiled import formulas, products  # noqa: E402
 from bpbench.backends.numpy_compiled import model as compiled  # noqa: E402
 from bpbench.backends.numpy_compiled.tiles import pointer  # noqa: E402
 from bpbench.backends.numpy_compiled.vectors import float_of, intrinsic, load, registers, store  # noqa: E402
-from numba.core import types  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIMIZERS = [

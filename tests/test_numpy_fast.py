@@ -7,15 +7,15 @@ import warnings
 
 import numpy as np
 import pytest
-from bpbench.backends.numpy_common import plan as numpy_plan
-from bpbench.backends.numpy_fast import kernels as numpy_kernels
-from bpbench.backends.numpy_fast import model as numpy_fast
-from bpbench.backends.numpy_fast import passes as numpy_pass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpbench import MLP, SGD, Adam, RMSProp, get_backend, initial_parameters
 from bpbench.activations import ACTIVATIONS, hidden_activations
+from bpbench.backends.numpy_common import plan as numpy_plan
+from bpbench.backends.numpy_fast import kernels as numpy_kernels
+from bpbench.backends.numpy_fast import model as numpy_fast
+from bpbench.backends.numpy_fast import passes as numpy_pass
 from bpbench.losses import LOSSES
 
 FAST = get_backend("numpy", mode="fast", dtype="float64")

@@ -92,13 +92,13 @@ def test_what_all_lines_share_has_no_column():
 def test_the_worst_tensor_is_the_one_with_most_sigmas():
     table = gradient_agreement(flat([row("verify")]))
     assert shown(table, "of") == ["dW[1]"]
-    assert shown(table, "would see") == ["4.0e-15"]
+    assert shown(table, "detection limit") == ["4.0e-15"]
 
 
 def test_an_error_that_is_not_finite_is_the_worst():
     broken = [
-        {"name": "dW", "layer": 0, "error": None, "sigmas": None, "detectable": 1e-7},
-        {"name": "dW", "layer": 1, "error": 1e-3, "sigmas": 50.0, "detectable": 1e-7},
+        {"name": "dW", "layer": 0, "error": None, "sigmas": None, "detection_limit": 1e-7},
+        {"name": "dW", "layer": 1, "error": 1e-3, "sigmas": 50.0, "detection_limit": 1e-7},
     ]
     table = gradient_agreement(
         flat([row("verify", report={"verdict": "wrong", "findings": [], "tensors": broken})])

@@ -30,8 +30,11 @@ def test_old_results_still_read() -> None:
     }  # fmt: skip
     (speed,) = (row for row in rows if times(row))
     assert sorted(times(speed)) == [(0, 0), (0, 1), (1, 0)]
-    verdicts = {found["report"]["verdict"] for row in rows if (found := verified(row))}
-    assert verdicts == {"right", "wrong"}
+    judged = [found["report"] for row in rows if (found := verified(row))]
+    assert {report["verdict"] for report in judged} == {"right", "wrong"}
+    # was called "detectable"
+    assert all(report["detection_limit"] for report in judged)
+    assert all("detection_limit" in tensor for report in judged for tensor in report["tensors"])
     (ended,) = (row for row in rows if row["status"] == "ok" and trained(row))
     assert store.read_arrays(OLD, ended)["losses"].shape == (12,)
     page = render(with_agreement(rows, OLD))

@@ -11,12 +11,12 @@ from bpbench.activations import ACTIVATIONS, Activation, Rounding, hidden_activa
 from bpbench.arithmetic.doubledouble import DoubleDouble
 from bpbench.arithmetic.rounding import precision
 from bpbench.conformance import training
-from bpbench.conformance.promise import case, every_network
+from bpbench.conformance.contract import case, every_network
 from bpbench.losses import LOSSES, ByOutput, Loss, check_targets, completed, find_loss
 from bpbench.optimizers import OPTIMIZERS, Optimizer
 from bpbench.verify import truth
 from bpbench.verify.diagnose.probe import expected_outputs
-from bpbench.verify.drift import Drift
+from bpbench.verify.error_propagation import ErrorPropagation
 from bpbench.verify.verdict import judge, judge_training
 
 from .conftest import SLOW
@@ -154,7 +154,7 @@ def test_judge_and_conformance_raise_for_an_optimizer_without_an_entry(monkeypat
             probe.parameters, "float32",
         )  # fmt: skip
     with pytest.raises(UsageError, match="no formula for Sign"):
-        Drift(optimizer, np.zeros(2), precision("float32"))
+        ErrorPropagation(optimizer, np.zeros(2), precision("float32"))
     monkeypatch.setitem(OPTIMIZERS, "Sign", Sign)
     with pytest.raises(UsageError, match="what to ask of Sign"):
         training.every_optimizer()

@@ -37,8 +37,9 @@ def test_a_step_of_manual_rounds_each_weight_once_however_many_threads_share_its
 
 
 def test_orders_of_any_length_train_unrolled_as_the_equations_do_and_compile_nothing_anew():
-    from bpbench.backends.torch_backend import UNROLLED_LAYERS
     from torch._dynamo.utils import counters
+
+    from bpbench.backends.torch_backend import UNROLLED_LAYERS
 
     network = MLP((5, 8, 3), "tanh", "softmax", "cross_entropy")
     together = UNROLLED_LAYERS // network.layers

@@ -11,7 +11,7 @@ from bpbench.activations import hidden_activations
 from bpbench.arithmetic.rounding import precision
 from bpbench.losses import LOSSES
 from bpbench.verify import truth
-from bpbench.verify.drift import Drift
+from bpbench.verify.error_propagation import ErrorPropagation
 from bpbench.verify.training import simulate
 from bpbench.verify.verdict import judge_training
 
@@ -48,7 +48,7 @@ def test_correct_training_is_right_for_each_optimizer(optimizer, dtype):
         report = judge_training(*given, optimizer, *trained(*given, optimizer, dtype), dtype)
         assert report.verdict == "right", str(report)
         assert report.worst_sigmas < 5
-        assert report.detectable < (1e-3 if dtype == "float32" else 1e-11)
+        assert report.detection_limit < (1e-3 if dtype == "float32" else 1e-11)
 
 
 @pytest.mark.parametrize("hidden", hidden_activations())
@@ -306,15 +306,15 @@ def test_errors_of_gradients_grow_through_the_optimizer_as_sampled(optimizer):
     # parameter, against the standard deviation that is carried along.
     rng = np.random.default_rng(0)
     gradients, sigma = rng.uniform(0.5, 1.5, STEPS), 1e-3
-    drift = Drift(optimizer, np.zeros(1), precision("float64"))
+    propagation = ErrorPropagation(optimizer, np.zeros(1), precision("float64"))
     exact, noisy = truth.Update(optimizer, np.zeros(1)), truth.Update(optimizer, np.zeros(500))
     value, values = np.ones(1), np.ones(500)
     for g in gradients:
         value = value - exact.step(np.array([g]))
         values = values - noisy.step(g + sigma * rng.standard_normal(500))
-        drift.step(np.array([g]), np.array([sigma**2]), value)
+        propagation.step(np.array([g]), np.array([sigma**2]), value)
     spread = np.sqrt(((values - value) ** 2).mean())
-    carried = float(np.sqrt(drift.variance[0]))
+    carried = float(np.sqrt(propagation.variance[0]))
     if isinstance(optimizer, Adam):  # the errors of its long memory are added, an upper bound
         assert spread < carried < 10 * spread
     else:

@@ -59,7 +59,7 @@ def test_correct_gradients_are_right(dtype):
         assert report.passed
         assert report.findings == ()
         assert report.worst_sigmas < 4
-        assert report.detectable < PLANTED[dtype]
+        assert report.detection_limit < PLANTED[dtype]
     network, parameters, x, y = given()
     found = backpropagated(network, parameters, x, None, dtype, cotangent=y)
     assert judge(network, parameters, x, None, found, dtype, cotangent=y).verdict == "right"
@@ -77,7 +77,7 @@ def test_a_small_error_of_one_whole_tensor_is_wrong_at_its_place(place, dtype):
     (row,) = [t for t in report.tensors if (t.name, t.layer) == place]
     assert row.sigmas > 8
     assert row.error == pytest.approx(PLANTED[dtype], rel=0.2)
-    assert row.detectable < PLANTED[dtype]
+    assert row.detection_limit < PLANTED[dtype]
 
 
 def test_an_error_in_a_single_entry_is_wrong_and_the_entry_is_named():
@@ -194,10 +194,10 @@ def test_a_saturated_network_is_noise_limited_in_float32_and_says_from_where_err
     report = judge(network, steep, x, y, found, "float32")
     assert report.verdict == "noise-limited"
     assert report.passed
-    assert report.detectable > 1e-4
+    assert report.detection_limit > 1e-4
     assert "float64" in report.findings[0].say
     precise = judge(network, steep, x, y, backpropagated(network, steep, x, y), "float64")
-    assert precise.detectable < 1e-4 * report.detectable
+    assert precise.detection_limit < 1e-4 * report.detection_limit
 
 
 def test_a_factor_too_near_to_1_for_any_entry_shows_in_the_whole_tensor():
@@ -323,7 +323,7 @@ def test_the_report_is_plain_data_a_text_and_a_table():
     plain = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert plain["verdict"] == "wrong"
     assert plain["findings"][0]["mistake"] == "not finite"
-    assert {"name", "layer", "error", "sigmas", "detectable"} <= plain["tensors"][0].keys()
+    assert {"name", "layer", "error", "sigmas", "detection_limit"} <= plain["tensors"][0].keys()
     assert str(report).startswith("wrong: 5-7-6-4 tanh/silu, softmax, cross_entropy; 8 rows")
     assert "dW[0] holds nan or infinity in 35 of 35 entries" in str(report)
     html = replace(report, subject="<b>")._repr_html_()
@@ -348,4 +348,6 @@ def test_a_dtype_that_cannot_be_judged_is_an_error():
 
 def test_a_right_report_says_from_where_errors_are_seen():
     report = judge(*given(), backpropagated(*given()), "float64")
-    assert f"a relative error of {report.detectable:.1e} or more in any one tensor" in str(report)
+    assert f"a relative error of {report.detection_limit:.1e} or more in any one tensor" in str(
+        report
+    )

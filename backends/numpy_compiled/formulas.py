@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpbench.backends.numpy_compiled.vectors import INT32, Vector, call
-
 from bpbench.network import LEAKY_RELU_SLOPE
 
 # ── Exponential and logarithm, within about one unit of the last place ─────────────────────────

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from llvmlite import ir
+from numba.core import cgutils, types
+
 from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS, exp, log, log1p, sigmoid
 from bpbench.backends.numpy_compiled.vectors import (
     INT32,
@@ -26,8 +29,6 @@ from bpbench.backends.numpy_compiled.vectors import (
     store,
     zeros,
 )
-from llvmlite import ir
-from numba.core import cgutils, types
 
 
 def _cases(builder: Builder, code: Any, cases: list[Callable[[], None]]) -> None:

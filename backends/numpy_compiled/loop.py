@@ -13,6 +13,7 @@ from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
+
 from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS
 from bpbench.backends.numpy_compiled.kernels import (
     UPDATES,

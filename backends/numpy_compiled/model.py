@@ -15,6 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numba.extending import get_cython_function_address
+
+from bpbench.backend import Backend
 from bpbench.backends import numpy_reference as reference
 from bpbench.backends.numpy_common.plan import CACHE_LINE, empty
 from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS
@@ -22,9 +25,6 @@ from bpbench.backends.numpy_compiled.kernels import UPDATES
 from bpbench.backends.numpy_compiled.loop import LOSSES, SOFTMAX, Layer, Room, train
 from bpbench.backends.numpy_compiled.products import room
 from bpbench.backends.numpy_compiled.vectors import FLOATS, REGISTER_BYTES
-from numba.extending import get_cython_function_address
-
-from bpbench.backend import Backend
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import SGD, Optimizer
 

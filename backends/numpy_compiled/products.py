@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+
 from bpbench.backends.numpy_compiled.tiles import at, copy, lanes, tile, transpose_block
 from bpbench.backends.numpy_compiled.vectors import REGISTERS
 

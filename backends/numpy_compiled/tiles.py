@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from llvmlite import ir
+from numba.core import cgutils, types
+
 from bpbench.backends.numpy_compiled.vectors import (
     INT32,
     INT64,
@@ -23,8 +26,6 @@ from bpbench.backends.numpy_compiled.vectors import (
     store,
     zeros,
 )
-from llvmlite import ir
-from numba.core import cgutils, types
 
 # ── Pointers ───────────────────────────────────────────────────────────────────────────────────
 

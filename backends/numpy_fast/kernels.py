@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from bpbench.backends.numpy_common.plan import Plan
 
+from bpbench.backends.numpy_common.plan import Plan
 from bpbench.network import LEAKY_RELU_SLOPE, Array
 
 # ── Activations: z becomes a in place; an error by a becomes one by z in place ─────────────────

@@ -15,12 +15,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
+from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.backends.numpy_common.plan import Written, empty
 from bpbench.backends.numpy_fast.kernels import ACTIVATIONS, LOSSES, STEP_SLOTS
 from bpbench.backends.numpy_fast.passes import LayerArrays, Layout, Pass
 from bpbench.backends.numpy_fast.updates import OPTIMIZERS, Update
-
-from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer
 

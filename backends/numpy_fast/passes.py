@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
 from bpbench.backends.numpy_common.plan import Plan, blocks
 from bpbench.backends.numpy_fast.kernels import (
     ACTIVATIONS,
@@ -20,7 +21,6 @@ from bpbench.backends.numpy_fast.kernels import (
     LastLayer,
     with_shared_slopes,
 )
-
 from bpbench.network import MLP, Array
 
 FOLDED_INPUTS = 16

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bpbench.backends.numpy_common.plan import Plan, blocks, empty
 
+from bpbench.backends.numpy_common.plan import Plan, blocks, empty
 from bpbench.network import Array
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
 

@@ -15,7 +15,7 @@ import click
 from bpbench.cli import output
 from bpbench.cli.exits import FAILED, FINE
 from bpbench.cli.options import BackendName, Name, common
-from bpbench.cli.progress import promises_shown
+from bpbench.cli.progress import contracts_shown
 from bpbench.execute.environment import with_own_package
 from bpbench.registry import modes_of, split_mode
 
@@ -66,7 +66,7 @@ def command(
     output.show(str(report))
     if verbose:
         for one in report.tried:
-            output.note(f"{'broken' if one.faults else 'kept'}: {one.promise} ({one.way})")
+            output.note(f"{'broken' if one.faults else 'kept'}: {one.contract} ({one.way})")
     return FINE if report.passed else FAILED
 
 
@@ -80,7 +80,7 @@ def _tried(
     """The report on a backend that is tried in this process."""
     from bpbench.conformance import conform
 
-    with promises_shown(quiet) as progress, contextlib.redirect_stdout(sys.stderr):
+    with contracts_shown(quiet) as progress, contextlib.redirect_stdout(sys.stderr):
         # what the file prints is no result
         return conform(backend, modes=modes, devices=devices, dtypes=dtypes, progress=progress)
 

@@ -1,6 +1,6 @@
 """How far is a run? A live table on a terminal, one plain line per finished cell elsewhere.
 
-The promises of a backend are told of in the same way: a bar, or a line for each broken one.
+A backend's contracts are shown in the same way: a bar, or a line for each broken one.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ def shown(quiet: bool, verbose: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def promises_shown(quiet: bool) -> Iterator[Callable[[int, int, Tried], None]]:
-    """What to call after each promise of a backend that was tried."""
+def contracts_shown(quiet: bool) -> Iterator[Callable[[int, int, Tried], None]]:
+    """What to call after each contract of a backend that was tried."""
     if quiet:
         yield lambda done, total, tried: None
     elif not sys.stderr.isatty():
-        yield _promise_line
+        yield _contract_line
     else:
         from rich.console import Console
         from rich.progress import Progress as Bar
 
         with Bar(console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task("promises", total=None)
+            task = bar.add_task("contracts", total=None)
             yield lambda done, total, tried: bar.update(
                 task, completed=done, total=total, description=tried.way
             )
 
 
-def _promise_line(done: int, total: int, tried: Tried) -> None:
-    """A line for a promise that is broken, and for every tenth that is kept."""
+def _contract_line(done: int, total: int, tried: Tried) -> None:
+    """A line for a contract that is broken, and for every tenth that is kept."""
     if tried.faults:
-        output.note(f"[{done}/{total}] {tried.way}: broken: {tried.promise}")
+        output.note(f"[{done}/{total}] {tried.way}: broken: {tried.contract}")
     elif done % 10 == 0 or done == total:
         output.note(f"[{done}/{total}] {tried.way}")
 

@@ -1,6 +1,6 @@
 """Is a backend a good citizen? Everything that the interface promises, tried one by one.
 
-A promise is a sentence about what a backend does; keeping it is tried on small networks, against
+A contract is a sentence about what a backend does; keeping it is tried on small networks, against
 the truth where there is one, and what breaks it is named: not only that training is wrong, but that
 the losses are those after the step, or that the order of the rows is ignored.
 """
@@ -12,36 +12,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bpbench.conformance.promise import Promise, Subject
-from bpbench.conformance.results import PROMISES as OF_RESULTS
-from bpbench.conformance.training import PROMISES as OF_TRAINING
+from bpbench.conformance.contract import Contract, Subject
+from bpbench.conformance.results import CONTRACTS as OF_RESULTS
+from bpbench.conformance.training import CONTRACTS as OF_TRAINING
 from bpbench.errors import Unsupported, UsageError, unknown
 from bpbench.registry import BUILT_IN, backend_class, modes_of, split_mode
 
 if TYPE_CHECKING:
     from bpbench.backend import Backend
 
-__all__ = ["ConformanceReport", "Promise", "Tried", "conform", "promises"]
+__all__ = ["ConformanceReport", "Contract", "Tried", "conform", "contracts"]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One promise, in one way of running the backend.
+    """One contract, in one way of running the backend.
 
     Attributes:
-        promise: the sentence.
+        contract: the sentence.
         way: mode, device and dtype.
         faults: what breaks it; empty where it is kept.
     """
 
-    promise: str
+    contract: str
     way: str
     faults: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ConformanceReport:
-    """What became of every promise of one backend.
+    """What became of every contract of one backend.
 
     Attributes:
         left_out: each mode, device and dtype that the backend says it cannot do, and why.
@@ -53,7 +53,7 @@ class ConformanceReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every promise was kept."""
+        """Whether every contract was kept."""
         return not any(one.faults for one in self.tried)
 
     def as_dict(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class ConformanceReport:
     def of(cls, backend: str, documents: Sequence[dict[str, Any]]) -> ConformanceReport:
         """One report from those of several modes, each as ``as_dict`` gives it."""
         tried = tuple(
-            Tried(one["promise"], one["way"], tuple(one["faults"]))
+            Tried(one["contract"], one["way"], tuple(one["faults"]))
             for document in documents
             for one in document["tried"]
         )
@@ -79,32 +79,32 @@ class ConformanceReport:
     def __str__(self) -> str:
         broken = [one for one in self.tried if one.faults]
         kept = len(self.tried) - len(broken)
-        lines = [f"{self.backend}: {kept} of {len(self.tried)} promises kept"]
+        lines = [f"{self.backend}: {kept} of {len(self.tried)} contracts kept"]
         for one in broken:
-            lines.append(f"  broken ({one.way}): {one.promise}")
+            lines.append(f"  broken ({one.way}): {one.contract}")
             lines += [f"    - {fault}" for fault in one.faults]
         lines += [f"  not tried ({way}): {why}" for way, why in self.left_out]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(one.promise)}</td><td>{html.escape(one.way)}</td>"
+            f"<tr><td>{html.escape(one.contract)}</td><td>{html.escape(one.way)}</td>"
             f"<td>{html.escape('; '.join(one.faults)) or 'kept'}</td></tr>"
             for one in self.tried
         )
         return (
-            f"<p><b>{html.escape(self.backend)}</b></p><table><tr><th>promise</th><th>way</th>"
+            f"<p><b>{html.escape(self.backend)}</b></p><table><tr><th>contract</th><th>way</th>"
             f"<th>found</th></tr>{rows}</table>"
         )
 
 
-def promises(
+def contracts(
     backend: str | type[Backend],
     modes: Sequence[str] | None = None,
     devices: Sequence[str] | None = None,
     dtypes: Sequence[str] | None = None,
-) -> list[Promise]:
-    """Every promise of a backend, in each of its modes, devices and dtypes.
+) -> list[Contract]:
+    """Every contract of a backend, in each of its modes, devices and dtypes.
 
     Args:
         backend: a class, a name, "name:mode" or "path.py:Class".
@@ -124,7 +124,7 @@ def promises(
     if not ways:
         raise UsageError(f"backend {kind.__name__} claims no mode, device or dtype to try")
     return [
-        Promise(sentence, subject, test)
+        Contract(sentence, subject, test)
         for subject in ways
         for sentence, test in (*OF_RESULTS, *OF_TRAINING)
     ]
@@ -166,24 +166,24 @@ def conform(
     dtypes: Sequence[str] | None = None,
     progress: Callable[[int, int, Tried], None] = lambda done, total, tried: None,
 ) -> ConformanceReport:
-    """Try every promise of a backend; see ``promises`` for the arguments.
+    """Try every contract of a backend; see ``contracts`` for the arguments.
 
     A combination of mode, device and dtype that the backend says it cannot do (``Unsupported``) is
     left out; nothing else that it raises ends the suite.
 
     Args:
-        progress: told, after each promise, how many of how many are done and what became of it.
+        progress: told, after each contract, how many of how many are done and what became of it.
     """
-    asked = promises(backend, modes, devices, dtypes)
+    asked = contracts(backend, modes, devices, dtypes)
     tried = []
     unsupported: dict[str, str] = {}
-    for done, promise in enumerate(asked, 1):
-        if promise.way in unsupported:
+    for done, contract in enumerate(asked, 1):
+        if contract.way in unsupported:
             continue
         try:
-            tried.append(Tried(promise.sentence, promise.way, tuple(promise.keep())))
+            tried.append(Tried(contract.sentence, contract.way, tuple(contract.keep())))
         except Unsupported as error:
-            unsupported[promise.way] = str(error)
+            unsupported[contract.way] = str(error)
         else:
             progress(done, len(asked), tried[-1])
     if not tried:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bpbench.backend import Backend, Backpropagation
-from bpbench.conformance.promise import (
+from bpbench.conformance.contract import (
     BINARY,
     CORNERED,
     ENTROPY,
@@ -353,7 +353,7 @@ def _independent(subject: Subject) -> list[str]:
     return []
 
 
-PROMISES: tuple[tuple[str, Test], ...] = (
+CONTRACTS: tuple[tuple[str, Test], ...] = (
     ("it names itself and refuses what it does not have", _names_itself),
     ("results are arrays of NumPy in the claimed dtype, of the promised shapes", _forms),
     ("loss, z, a, delta, gradients and input gradient are right", _right_everywhere),

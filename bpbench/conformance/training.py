@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpbench.backend import Model
+from bpbench.conformance.contract import TRAINED, Subject, Test, apart, case, furthest
 from bpbench.conformance.faults import name_fault
-from bpbench.conformance.promise import TRAINED, Subject, Test, apart, case, furthest
 from bpbench.errors import UsageError
 from bpbench.network import Array, Parameters
 from bpbench.optimizers import OPTIMIZERS, SGD, Adam, Optimizer, RMSProp
@@ -208,7 +208,7 @@ def _refuses_another_optimizer(subject: Subject) -> list[str]:
     return ["another optimizer in mid-training is accepted without set_parameters"]
 
 
-PROMISES: tuple[tuple[str, Test], ...] = (
+CONTRACTS: tuple[tuple[str, Test], ...] = (
     ("training follows the optimizers' formulas, with the losses before each step", _formulas),
     ("a second call of train goes on where the first ended", _goes_on),
     ("set_parameters starts again, with the optimizer's state reset", _starts_again),

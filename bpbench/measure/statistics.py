@@ -48,12 +48,12 @@ class Decision:
     Attributes:
         verdict: "faster", "slower" or "no difference seen".
         ratio: of the times.
-        hidden: the share by which they could still differ unseen; 0.08 is 8 %.
+        minimum_detectable_difference: as a share, 0.08 is 8 %: a smaller one may not be seen.
     """
 
     verdict: str
     ratio: Ratio
-    hidden: float
+    minimum_detectable_difference: float
 
 
 def median_interval(
@@ -120,12 +120,12 @@ def decide(ratio: Ratio, margin: float = 1.0) -> Decision:
         ratio: times of the one over times of the other.
         margin: the A/A ratio's, at least 1.
     """
-    hidden = max(ratio.margin, margin) - 1
+    hides = max(ratio.margin, margin) - 1
     if ratio.low > 1 and ratio.middle > margin:
-        return Decision("slower", ratio, hidden)
+        return Decision("slower", ratio, hides)
     if ratio.high < 1 and ratio.middle < 1 / margin:
-        return Decision("faster", ratio, hidden)
-    return Decision("no difference seen", ratio, hidden)
+        return Decision("faster", ratio, hides)
+    return Decision("no difference seen", ratio, hides)
 
 
 def disturbed(canaries: Sequence[float]) -> list[bool]:

@@ -88,7 +88,7 @@ def _verified(measured: Verified) -> dict[str, Any]:
         "worst_error": measured["max_scaled_error"],
         "worst_sigmas": measured["worst_sigmas"],
         "worst_tensor": worst and tensor_name(worst),
-        "detectable": report.get("detectable"),
+        "detection_limit": report.get("detection_limit"),
         "training_verdict": measured["training"]["verdict"],
     }
 

@@ -18,7 +18,7 @@ from bpbench.results.rows import Row, in_order, timed, times, work
 
 VERDICTS = ("faster", "slower", "same", "noise", "gone", "new")
 SAME = 0.1
-"""No difference was seen, and none above this share could have hidden: the same. Else noise."""
+"""The same: no difference was seen, and one of this share would have been. Else noise."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Change:
         old_s, new_s: the median step; None where there is none.
         ratio, low, high: of the new times to the old ones, with its interval.
         verdict: one of VERDICTS.
-        hidden: how large a difference could have hidden, as a share.
+        minimum_detectable_difference: as a share; a smaller one may not be seen.
         say: why a timing is gone.
     """
 
@@ -46,7 +46,7 @@ class Change:
     low: float | None
     high: float | None
     verdict: str
-    hidden: float | None
+    minimum_detectable_difference: float | None
     say: str = ""
 
 
@@ -95,8 +95,8 @@ def table(found: Sequence[Change]) -> Table:
             "Old and new: a training step, the median. Faster or slower: the interval of the "
             "ratio excludes 1, and the ratio lies outside what the same code, timed twice in each "
             "run, has shown, and outside what a fixed piece of arithmetic says of the machine. "
-            f"Same: a difference of more than {SAME:.0%} would have been seen. Noise: it could "
-            "have hidden; time both again with more --rounds.",
+            f"Same: a difference of more than {SAME:.0%} would have been seen. Noise: it might "
+            "not have been; time both again with more --rounds.",
         ),
     )
 
@@ -144,9 +144,16 @@ def _change(old: Row | None, new: Row | None) -> Change:
     decision = decide(ratio, margin)
     verdict = decision.verdict
     if verdict not in ("faster", "slower"):
-        verdict = "same" if decision.hidden <= SAME else "noise"
+        verdict = "same" if decision.minimum_detectable_difference <= SAME else "noise"
     return Change(
-        *identity, old_s, new_s, ratio.middle, ratio.low, ratio.high, verdict, decision.hidden
+        *identity,
+        old_s,
+        new_s,
+        ratio.middle,
+        ratio.low,
+        ratio.high,
+        verdict,
+        decision.minimum_detectable_difference,
     )
 
 
@@ -174,5 +181,5 @@ def _ratio(line: Line) -> str:
 
 def _verdict(line: Line) -> str:
     if line["verdict"] == "noise":
-        return f"noise (±{numbers.percent(line['hidden'])})"
+        return f"noise (±{numbers.percent(line['minimum_detectable_difference'])})"
     return f"{line['verdict']}: {line['say']}" if line["say"] else str(line["verdict"])

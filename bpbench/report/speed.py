@@ -57,7 +57,7 @@ def together(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     """What the speed rows of the same work say of each other, by the cells' ids.
 
     ``factor``, ``factor_low`` and ``factor_high``, times the step of the fastest; ``difference``,
-    the verdict on that; ``hidden``, how large a difference could have hidden, as a share; and
+    the verdict on that; ``minimum_detectable_difference``, as a share; and
     ``break_even``, a line such as "jax:eager 120; numpy:fast 2300": steps.
     """
     groups: dict[Hashable, list[tuple[Row, Timed]]] = {}
@@ -89,7 +89,7 @@ def _against(row: Row, fastest: Row) -> dict[str, Any]:
         "factor_low": decision.ratio.low,
         "factor_high": decision.ratio.high,
         "difference": decision.verdict,
-        "hidden": decision.hidden,
+        "minimum_detectable_difference": decision.minimum_detectable_difference,
     }
 
 

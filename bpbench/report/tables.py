@@ -83,15 +83,15 @@ def gradient_agreement(cells: pd.DataFrame) -> Table:
             Column("worst error", lambda line: numbers.error(line.get("worst_error"))),
             Column("in sigmas", lambda line: numbers.error(line.get("worst_sigmas"))),
             Column("of", lambda line: line.get("worst_tensor") or NOTHING),
-            Column("would see", lambda line: numbers.error(line.get("detectable"))),
+            Column("detection limit", lambda line: numbers.error(line.get("detection_limit"))),
             Column("training", lambda line: line.get("training_verdict") or NOTHING),
         ),
         (
             "Worst error: the largest error of any loss, z, a, delta, dW, db or input gradient, "
             "relative to the largest entry of its tensor. In sigmas: in standard deviations of the "
-            "rounding that this network allows in this dtype; above 8 is wrong. Would see: the "
-            "relative error of a whole tensor that could not have gone unseen in any of them. "
-            "Training: a few steps of the function that is timed, held against the truth.",
+            "rounding that this network allows in this dtype; above 8 is wrong. Detection limit: "
+            "the relative error of a whole tensor that would have been seen in each of them. "
+            "Training: a few steps of the function that is timed, compared with the truth.",
         ),
     )
 
@@ -123,7 +123,7 @@ def speed(cells: pd.DataFrame) -> Table:
             "matrix products in NumPy, timed in the same rounds; above 100 % where NumPy's calls "
             "cost more than its products, or another library's are faster. CPU/wall: cores that "
             "were busy. Vs fastest: times the fastest step of the same work; ≈ where no "
-            "difference was seen, with how large a one could have hidden. Repaid after: so many "
+            "difference was seen, with the smallest that would have been. Repaid after: so many "
             "steps until the first call, where it takes longer "
             "than that of another mode of the same backend, has paid.",
             *_noise(frame),
@@ -327,7 +327,9 @@ def _factor(line: Line) -> str:
         return NOTHING
     if line["difference"] != "no difference seen":
         return f"{numbers.digits(factor)}×"
-    return f"≈ {numbers.digits(factor)}× (±{numbers.percent(line['hidden'])})"
+    return (
+        f"≈ {numbers.digits(factor)}× (±{numbers.percent(line['minimum_detectable_difference'])})"
+    )
 
 
 def _repaid(frame: pd.DataFrame) -> list[Column]:

@@ -68,7 +68,7 @@ class TensorData(TypedDict):
     layer: int | None
     error: float | None
     sigmas: float | None
-    detectable: float | None
+    detection_limit: float | None
 
 
 class ReportData(TypedDict):
@@ -80,7 +80,7 @@ class ReportData(TypedDict):
     subject: NotRequired[str]
     worst_sigmas: NotRequired[float | None]
     max_scaled_error: NotRequired[float | None]
-    detectable: NotRequired[float | None]
+    detection_limit: NotRequired[float | None]
 
 
 class Verified(TypedDict):
@@ -192,13 +192,25 @@ def validated(value: Any) -> Row:
         raise ValueError(f"its schema is {found!r}, expected {SCHEMA}")
     _check(value, Row, "$")
     row = cast(Row, value)
-    measured = row["measured"]
+    row["measured"] = measured = _by_present_names(row["measured"])
     if measured:
         _check(measured, MEASURED[row["cell"]["question"]], "$.measured")
     per_sample = ("samples", "sample_process", "sample_round", "disturbed")
     if len({len(measured[name]) for name in per_sample if measured.get(name)}) > 1:
         raise ValueError(f"{', '.join(per_sample)} are of different lengths")
     return row
+
+
+RENAMED = {"detectable": "detection_limit"}
+"""What files of earlier versions call it, and what it is called now."""
+
+
+def _by_present_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {RENAMED.get(name, name): _by_present_names(part) for name, part in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [_by_present_names(part) for part in value]
+    return value
 
 
 def _check(value: Any, kind: Any, at: str) -> None:

@@ -121,13 +121,13 @@ def limits(
             "take other parameters or inputs, for which no layer is dead"
         )
         found.append(Finding(VACUOUS, empty[0].layer, empty[0].name, say))
-    noisy = [t for t in tensors if t.detectable > sensitivity and t not in empty]
+    noisy = [t for t in tensors if t.detection_limit > sensitivity and t not in empty]
     if noisy:
-        worst = max(noisy, key=lambda t: t.detectable)
+        worst = max(noisy, key=lambda t: t.detection_limit)
         remedy = "; verify in float64 as well" if dtype != "float64" else ""
         say = (
             f"rounding hides errors of {_listed(noisy)} smaller than {sensitivity:g}: in "
-            f"{worst.place}, relative errors below {worst.detectable:.1e} would not be "
+            f"{worst.place}, relative errors below {worst.detection_limit:.1e} would not be "
             f"seen{remedy}"
         )
         found.append(Finding(NOISE_LIMITED, worst.layer, worst.name, say))

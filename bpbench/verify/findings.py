@@ -83,14 +83,14 @@ class TensorError:
             training went, for W and b); nan where the tensor cannot be compared, having a wrong
             shape, say.
         sigmas: the largest error in standard deviations of rounding, above 8 is wrong; or nan.
-        detectable: the smallest relative error of the whole tensor that would have been seen.
+        detection_limit: the smallest relative error of the whole tensor that would have been seen.
     """
 
     name: str
     layer: int | None
     error: float
     sigmas: float
-    detectable: float
+    detection_limit: float
 
     @property
     def place(self) -> str:
@@ -104,9 +104,9 @@ class TensorError:
 
     @property
     def cells(self) -> tuple[str, str, str, str]:
-        """The row of the table: place, error, sigmas, seen from."""
+        """The row of the table: place, error, sigmas, detection limit."""
         error, sigmas = (f"{self.error:.1e}", f"{self.sigmas:.2g}") if self.compared else ("–", "–")
-        return self.place, error, sigmas, f"{self.detectable:.1e}"
+        return self.place, error, sigmas, f"{self.detection_limit:.1e}"
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,9 @@ class Report:
         return max((t.error for t in self.tensors if t.compared), default=0.0)
 
     @property
-    def detectable(self) -> float:
+    def detection_limit(self) -> float:
         """A relative error of this size in any one tensor would have been seen."""
-        return max((t.detectable for t in self.tensors), default=math.inf)
+        return max((t.detection_limit for t in self.tensors), default=math.inf)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; numbers that are not finite become None."""
@@ -156,14 +156,14 @@ class Report:
             "tensors": [{key: _plain(value) for key, value in t.items()} for t in tensors],
             "worst_sigmas": _plain(self.worst_sigmas),
             "max_scaled_error": _plain(self.max_scaled_error),
-            "detectable": _plain(self.detectable),
+            "detection_limit": _plain(self.detection_limit),
         }
 
     def __str__(self) -> str:
         lines = [f"{self.verdict}: {self.subject}"]
         lines += [f"  - {finding}" for finding in self.findings]
         if self.verdict == RIGHT:
-            seen = f"{self.detectable:.1e}"
+            seen = f"{self.detection_limit:.1e}"
             lines.append(f"  a relative error of {seen} or more in any one tensor would be seen")
         rows = [_HEAD, *(tensor.cells for tensor in self.tensors)] if self.tensors else []
         lines += ["  {:<16}{:>10}{:>10}{:>12}".format(*row) for row in rows]
@@ -182,7 +182,7 @@ class Report:
         )
 
 
-_HEAD = ("tensor", "error", "sigmas", "seen from")
+_HEAD = ("tensor", "error", "sigmas", "detection limit")
 
 
 def _plain(value: Any) -> Any:

@@ -18,14 +18,15 @@ from bpbench.backend import Backpropagation, map_arrays
 from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp, entry_for
 from bpbench.verify import runs
-from bpbench.verify.drift import Drift
+from bpbench.verify.error_propagation import ErrorPropagation
 from bpbench.verify.tolerance import Place, distance, near_corners
 from bpbench.verify.truth import Run, precision_above
 from bpbench.verify.variance import Problem, variances
 
 MARGINS: dict[type[Optimizer], float] = {SGD: 4.0, RMSProp: 4.0, Adam: 2.0}
 """Errors of steps by one formula and the same constants go to the same side, and so add up to more
-than variances do; less of a margin is needed for Adam, where ``Drift`` adds them up already."""
+than variances do; less of a margin is needed for Adam, where ``ErrorPropagation`` adds them up
+already."""
 PARTED = 1e-2
 """Runs whose weights differ by so much have parted: rounding no longer adds up, it explodes."""
 
@@ -98,7 +99,9 @@ class _Simulation:
         count = max(3, 2 * runs.count(network, batch) // 3)
         self.own = runs.Trainings(network, start, x, y, optimizer, dtype, count)
         arrays = (*start.W, *start.b)
-        self.drifts = [Drift(optimizer, np.zeros(v.shape), self.precision) for v in arrays]
+        self.propagations = [
+            ErrorPropagation(optimizer, np.zeros(v.shape), self.precision) for v in arrays
+        ]
         self.parameter_sigmas = [np.zeros(v.shape) for v in arrays]
         self.x, self.y = x.astype(np.float64), y.astype(np.float64)
         self.losses: list[Any] = []
@@ -133,9 +136,11 @@ class _Simulation:
         V = self._variances(*then, rows, rounded)
         self.sigmas.append(np.sqrt(np.asarray(V.loss)))
         errors = (*V.gradients.W, *V.gradients.b)
-        for drift, g, Vg, value in zip(self.drifts, gradients, errors, now, strict=True):
-            drift.step(g, Vg, value)
-        carried = [np.sqrt(drift.variance) for drift in self.drifts]
+        for propagation, g, Vg, value in zip(
+            self.propagations, gradients, errors, now, strict=True
+        ):
+            propagation.step(g, Vg, value)
+        carried = [np.sqrt(propagation.variance) for propagation in self.propagations]
         self.parameter_sigmas = [_widened(*pair) for pair in zip(carried, strayed, strict=True)]
 
     def _variances(

@@ -160,14 +160,14 @@ def _bounds(tensors: list[TensorError], expected: Training, dtype: str) -> list[
             "smaller learning rate or other initial parameters"
         )
         return [Finding(NOISE_LIMITED, None, None, say)]
-    still = {(t.name, t.layer) for t in tensors if np.isinf(t.detectable) and t.error == 0}
+    still = {(t.name, t.layer) for t in tensors if np.isinf(t.detection_limit) and t.error == 0}
     bounds = limits(tensors, still, dtype, TENSOR_SENSITIVITY)
     if bounds:
         return bounds
-    best = min(tensors[1:] or tensors, key=lambda t: t.detectable)
-    if best.detectable > SENSITIVITY:
+    best = min(tensors[1:] or tensors, key=lambda t: t.detection_limit)
+    if best.detection_limit > SENSITIVITY:
         say = (
-            f"rounding hides relative errors of the steps below {best.detectable:.1e} "
+            f"rounding hides relative errors of the steps below {best.detection_limit:.1e} "
             f"(seen in {best.place}); train on with a larger learning rate or in float64"
         )
         bounds.append(Finding(NOISE_LIMITED, best.layer, best.name, say))

@@ -44,14 +44,14 @@ class Case:
         answers: what was found for each.
         tolerance: the largest deviation that rounding explains, as a share of the largest entry.
         coarse: (largest deviation, name) of the roundings to a lower precision, the finest first.
-        dust: the layers whose db was zero but for rounding, and is zero in ``answers``.
+        rounding_noise: the layers whose db was zero but for rounding, and is zero in ``answers``.
     """
 
     probes: tuple[Probe, ...]
     answers: tuple[Answer, ...]
     tolerance: float
     coarse: tuple[tuple[float, str], ...] = ()
-    dust: frozenset[int] = frozenset()
+    rounding_noise: frozenset[int] = frozenset()
 
     @property
     def layers(self) -> int:

@@ -76,17 +76,17 @@ def diagnose(
     """
     tolerance = TOLERANCE[dtype]
     clean = tuple(
-        _without_dust(probe, answer, 0.05 * tolerance)
+        _without_rounding_noise(probe, answer, 0.05 * tolerance)
         for probe, answer in zip(probes, answers, strict=True)
     )
-    dust = frozenset(
+    rounding_noise = frozenset(
         layer
         for layer in range(len(answers[0].b))
         if any(
             a.b[layer].any() and not c.b[layer].any() for a, c in zip(answers, clean, strict=True)
         )
     )
-    case = Case(tuple(probes), clean, tolerance, COARSE[dtype], dust)
+    case = Case(tuple(probes), clean, tolerance, COARSE[dtype], rounding_noise)
     with np.errstate(all="ignore"):  # wrong formulas may overflow; what is not finite fits nothing
         begun = list(starts(case))
         if all(map(_holds_parameters, begun)):
@@ -108,15 +108,15 @@ def diagnose(
     )
 
 
-def _without_dust(probe: Probe, answer: Answer, share: float) -> Answer:
+def _without_rounding_noise(probe: Probe, answer: Answer, share: float) -> Answer:
     """The answer with arrays that are zero but for rounding, a share of the truth, made zero."""
     right = truth.backpropagate(
         probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
     ).gradients
 
     def clean(found: Array, true: Array) -> Array:
-        dust = np.abs(found).max(initial=0) < share * np.abs(true).max(initial=0)
-        return np.zeros_like(found) if dust else found
+        noise = np.abs(found).max(initial=0) < share * np.abs(true).max(initial=0)
+        return np.zeros_like(found) if noise else found
 
     return replace(
         answer,

@@ -51,8 +51,8 @@ def evidence_of(case: Case, chain: Chain, layer: int) -> LayerEvidence:
         k = probe.l2 if decay is None else float(decay[i])
         found = answer.W[layer]
         rest = found - k * probe.W[layer] if k else found
-        dust = 1e-13 * float(np.abs(found).max(initial=0))
-        dW.append(rest if np.abs(rest).max(initial=0) > dust else np.zeros_like(rest))
+        rounding_noise = 1e-13 * float(np.abs(found).max(initial=0))
+        dW.append(rest if np.abs(rest).max(initial=0) > rounding_noise else np.zeros_like(rest))
     db = tuple(answer.b[layer] for answer in case.answers if answer.b)
     if not all(map(usable, db)):
         db = ()  # its form is wrong, and said to be
@@ -291,11 +291,11 @@ class _Layer:
             np.abs(delta.sum(axis=1)).max() < 1e-12 * np.abs(delta).max() for delta in self.right
         )
         if tensor == "db" and sums_to_nothing:
-            dust = self.layer in self.case.dust
-            say = "db is zero" + (" but for rounding" if dust else "")
+            rounding_noise = self.layer in self.case.rounding_noise
+            say = "db is zero" + (" but for rounding" if rounding_noise else "")
             say += ", as delta's sum over the units is: it may be summed over these"
             summed = ("db summed over everything", say)
-            options.append(_Option(0.7 if dust else 1.1, None, (), (summed,), True))
+            options.append(_Option(0.7 if rounding_noise else 1.1, None, (), (summed,), True))
         return options
 
     def _whole(self) -> Arrays:

@@ -17,7 +17,7 @@ from bpbench.arithmetic.rounding import Precision
 from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp, entry_for
 
 
-class Drift:
+class ErrorPropagation:
     """The variance of one parameter array's error, carried through its optimizer's steps.
 
     Args:
@@ -116,8 +116,8 @@ class Drift:
         return np.asarray(o.learning_rate**2 * (np.maximum(linear, 0) + either_way + rounding))
 
 
-_FORMULAS: dict[type[Optimizer], Callable[[Drift, Any, Array, Array], None]] = {
-    SGD: Drift._sgd,
-    RMSProp: Drift._rmsprop,
-    Adam: Drift._adam,
+_FORMULAS: dict[type[Optimizer], Callable[[ErrorPropagation, Any, Array, Array], None]] = {
+    SGD: ErrorPropagation._sgd,
+    RMSProp: ErrorPropagation._rmsprop,
+    Adam: ErrorPropagation._adam,
 }

@@ -1,4 +1,4 @@
-"""What is a promise, and on what is it tried? A sentence, a test, and small networks."""
+"""What is a contract, and on what is it tried? A sentence, a test, and small networks."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Subject:
 
 
 Test = Callable[[Subject], list[str]]
-"""Tries a promise and says what breaks it."""
+"""Tries a contract and says what breaks it."""
 
 
 @dataclass(frozen=True)
-class Promise:
-    """One promise of one way of running a backend."""
+class Contract:
+    """One contract of one way of running a backend."""
 
     sentence: str
     subject: Subject
@@ -61,7 +61,7 @@ class Promise:
         return f"{self.sentence} ({self.way})"
 
     def keep(self) -> list[str]:
-        """Try the promise; what the backend raises breaks it too.
+        """Try the contract; what the backend raises breaks it too.
 
         Raises:
             Unsupported: the backend says that it cannot be run in this way.
@@ -71,7 +71,7 @@ class Promise:
                 return self.test(self.subject)
         except Unsupported:
             raise
-        except Exception as error:  # noqa: BLE001  # what a backend raises is a broken promise
+        except Exception as error:  # noqa: BLE001  # what a backend raises is a broken contract
             return [f"raises {type(error).__name__}: {error}{_line(error)}"]
 
 
