@@ -166,7 +166,7 @@ class Report:
             seen = f"{self.detection_limit:.1e}"
             lines.append(f"  a relative error of {seen} or more in any one tensor would be seen")
         rows = [_HEAD, *(tensor.cells for tensor in self.tensors)] if self.tensors else []
-        lines += ["  {:<16}{:>10}{:>10}{:>12}".format(*row) for row in rows]
+        lines += ["  {:<16}{:>10}{:>10}{:>17}".format(*row) for row in rows]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
