@@ -40,10 +40,14 @@ class ByLogits:
     Attributes:
         delta: (z, a, y) -> dL/dz, (m, n), in any precision.
         variance: (z, a, y, variance of a, precision) -> that of dL/dz.
+        entries, error: (a, y) -> the loss of each output, and dL/da, as they are written down, with
+            logarithms and quotients of a: what people start from whose gradient is diagnosed.
     """
 
     delta: Callable[[Numbers, Numbers, Numbers], Numbers]
     variance: Callable[[Array, Array, Array, Array, Precision], Array]
+    entries: Callable[[Array, Array], Array]
+    error: Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,12 +214,22 @@ LOSSES: dict[str, Loss] = {
     "binary_cross_entropy": Loss(
         outputs=("sigmoid",), output="sigmoid", default_of=(), classes=False,
         unfit=_no_probabilities, draw=_zeros_and_ones, entries=_binary, variance=_binary_variance,
-        derivative=ByLogits(_binary_delta, _binary_delta_variance), saturating=60.0, large=1.0,
+        derivative=ByLogits(
+            _binary_delta, _binary_delta_variance,
+            entries=lambda a, y: -(y * np.log(a) + (1 - y) * np.log(1 - a)),
+            error=lambda a, y: (a - y) / (a * (1 - a)) / len(y),
+        ),
+        saturating=60.0, large=1.0,
     ),
     "cross_entropy": Loss(
         outputs=("softmax",), output="softmax", default_of=("softmax",), classes=True,
         unfit=_no_distributions, draw=_one_hot, entries=_entropy, variance=_entropy_variance,
-        derivative=ByLogits(_entropy_delta, _entropy_delta_variance), saturating=800.0, large=1.0,
+        derivative=ByLogits(
+            _entropy_delta, _entropy_delta_variance,
+            entries=lambda a, y: -np.where(y > 0, y * np.log(a), 0),
+            error=lambda a, y: -y / a / len(y),
+        ),
+        saturating=800.0, large=1.0,
     ),
 }  # fmt: skip
 

@@ -10,7 +10,8 @@ import pytest
 import bpbench
 from bpbench import MLP
 from bpbench.verify.diagnose import diagnose
-from bpbench.verify.diagnose.fits import combine, fit, read_factor
+from bpbench.verify.diagnose.fits import combine, fit
+from bpbench.verify.diagnose.mistakes.factors import read_factor
 from bpbench.verify.diagnose.probe import Answer, draw, generic, own_sizes
 from tests.handwritten import Handwritten
 from tests.mistakes import BESIDE, LAYOUTS, MISTAKES, laid_out, layers_of
@@ -111,6 +112,16 @@ def test_ten_layers_are_peeled_to_the_bottom():
     assert [(f.mistake, f.layer, f.tensor) for f in report.findings] == [
         ("hidden f' missing", 8, "delta"), ("sign", 5, "dW"), ("db averaged", 3, "db"),
         ("f'(a)", 0, "delta"),
+    ]  # fmt: skip
+
+
+def test_a_formula_that_gives_the_very_numbers_comes_before_rounding_that_would_explain_them():
+    kinds = {mistake.name: mistake for mistake in MISTAKES}
+    network = MLP((8, 5, 6), "leaky_relu", "softmax", "cross_entropy")
+    plants = ((kinds["W scaled in the forward pass"], 1), (kinds["another slope"], 0))
+    report = planted(network, *plants)
+    assert [(f.mistake, f.layer, f.certain) for f in report.findings] == [
+        ("W scaled in the forward pass", 1, True), ("wrong derivative", 0, True),
     ]  # fmt: skip
 
 
@@ -222,7 +233,7 @@ SIZES = {
 )
 def test_a_factor_is_named_by_what_it_is_in_every_probe(factors, tensor, expected):
     read = read_factor(np.array(factors, float), SIZES, tensor, 1e-9)
-    assert [name for name, _ in read[0].mistakes] == expected
+    assert [name for name, _ in read[0]] == expected
 
 
 def test_factors_that_follow_no_rule_are_not_named():

@@ -1,9 +1,9 @@
 """Where is a gradient wrong, and why? Place and likely mistake, from dW and db alone.
 
-``probe`` chooses networks on which mistakes can be told apart. The wrong formulas that people write
-are in ``readings`` (the forward pass), ``output_deltas``, ``hidden_deltas``, ``slopes`` (f') and
-``gradients`` (dW and db); ``fits`` names the factor by which one of them fits.
-``layerwise`` explains one layer, ``chains`` all of them from the output back, ``diagnosis`` all.
+``probe`` chooses networks on which mistakes can be told apart. The mistakes that people make are
+rows in ``mistakes``; ``guesses`` says in what order they are tried. ``fits`` and ``evidence`` tell
+whether one explains a layer; ``forward`` finds the forward passes that may be meant, ``layerwise``
+explains a layer, ``search`` goes from the output back, and ``diagnosis`` says what explains all.
 """
 
 from bpbench.verify.diagnose.diagnosis import Diagnosis, diagnose

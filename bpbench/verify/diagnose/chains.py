@@ -1,4 +1,4 @@
-"""Which few mistakes, taken together, explain all that was found? From the output back.
+"""What is to be explained, and what is an explanation of it?
 
 A ``Chain`` is one explanation of everything from the output down to some layer. Each layer is
 judged on the delta that was really handed down to it; the chain of fewest mistakes is the best.
@@ -6,24 +6,20 @@ judged on the delta that was really handed down to it; the chain of fewest mista
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.diagnose.evidence import Arrays
+from bpbench.verify.diagnose.mistakes.context import Context
+from bpbench.verify.diagnose.mistakes.row import kind
+from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Reading
 
-UNKNOWN = "unknown"
-UNKNOWN_COST = 4.0
-"""An array that nothing explains costs more than a few mistakes that do explain it."""
-KEEP = 8
-"""So many chains are followed from each layer to the one below."""
-
-Arrays = tuple[Array, ...]
-"""One array for each probe."""
+UNKNOWN = kind("unknown", "look at how this array is made: nothing known explains it").name
 
 
 class Mistake(NamedTuple):
@@ -57,6 +53,10 @@ class Case:
     def layers(self) -> int:
         """How many layers have weights."""
         return self.probes[0].network.layers
+
+    def usable(self, layer: int) -> bool:
+        """Whether every dW of a layer can be looked at."""
+        return all(usable(answer.W[layer]) for answer in self.answers)
 
     def quantities(self, layer: int) -> dict[str, Array]:
         """What factors in a layer may be made of, in each probe."""
@@ -107,12 +107,10 @@ class Chain:
         error: Arrays,
         scale: Array | None = None,
     ) -> Chain:
-        """The chain with one more layer explained; a mistake made before costs less."""
-        known = {mistake.name for mistake in self.mistakes}
-        again = sum(0.3 for mistake in mistakes if mistake.name in known - {UNKNOWN})
+        """The chain with one more layer explained."""
         return replace(
             self,
-            cost=self.cost + cost - again,
+            cost=self.cost + cost,
             mistakes=(*self.mistakes, *mistakes),
             deltas={**self.deltas, layer: delta},
             errors={**self.errors, layer: error},
@@ -124,35 +122,20 @@ class Chain:
         """Whether something stays unexplained."""
         return any(mistake.name == UNKNOWN for mistake in self.mistakes)
 
-    def above(self, arrays: dict[int, Arrays], i: int, layers: int) -> list[Array | None]:
-        """By layer, the arrays of probe ``i``; None for the layers that have none yet."""
-        return [arrays[layer][i] if layer in arrays else None for layer in range(layers)]
-
-
-Explain = Callable[[Case, Chain, int], list[Chain]]
-
-
-def follow(
-    case: Case, starts: Sequence[Chain], explain: Explain, below: float = np.inf
-) -> list[Chain]:
-    """Complete chains, the best first.
-
-    Args:
-        starts: chains that explain no layer yet.
-        explain: a chain with one more layer explained, in every way that is worth following.
-        below: chains that cost as much are given up.
-    """
-    chains = list(starts)
-    for layer in range(case.layers - 1, -1, -1):
-        longer = [new for chain in chains for new in explain(case, chain, layer)]
-        chains = _best([chain for chain in longer if chain.cost < below])
-    return chains
-
-
-def _best(chains: list[Chain]) -> list[Chain]:
-    """The cheapest chains; those that differ in nothing that matters below, once."""
-    kept: dict[tuple[object, ...], Chain] = {}
-    for chain in sorted(chains, key=lambda c: c.cost):
-        handed = chain.deltas[min(chain.deltas)]
-        kept.setdefault((chain.mistakes, tuple(float(d.sum()) for d in handed)), chain)
-    return list(kept.values())[:KEEP]
+    def contexts(self, case: Case, layer: int) -> list[Context]:
+        """What formulas may use at a layer, in each probe."""
+        every = range(case.layers)
+        return [
+            Context(
+                probe,
+                reading,
+                layer,
+                [self.deltas[j][i] if j in self.deltas else None for j in every],
+                [self.errors[j][i] if j in self.errors else None for j in every],
+                [arrays[i] for arrays in self.inputs],
+                answer,
+            )
+            for i, (probe, reading, answer) in enumerate(
+                zip(case.probes, self.readings, case.answers, strict=True)
+            )
+        ]

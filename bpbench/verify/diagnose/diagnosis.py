@@ -2,7 +2,7 @@
 
 First the forward pass, from the input up: where a layer has more inputs than there are samples, dW
 shows which input was used, whatever delta was. Then delta, dW and db, from the output back
-(``chains``). What is found is said with how sure it is; where nothing fits, only its place.
+(``search``). What is found is said with how sure it is; where nothing fits, only its place.
 """
 
 from __future__ import annotations
@@ -15,20 +15,14 @@ import numpy as np
 from bpbench.network import Array
 from bpbench.verify import truth
 from bpbench.verify.diagnose import readings
-from bpbench.verify.diagnose.chains import Case, Chain, Mistake, follow
-from bpbench.verify.diagnose.forward import (
-    changed_hidden,
-    changed_inputs,
-    changed_output,
-    known_output,
-    lost_inputs,
-    only_factors,
-    scaled_hidden,
-    starts,
-)
-from bpbench.verify.diagnose.layerwise import explain_layer
+from bpbench.verify.diagnose.chains import Case, Chain, Mistake
+from bpbench.verify.diagnose.costs import ALIKE
+from bpbench.verify.diagnose.forward import lost_inputs, starts
 from bpbench.verify.diagnose.losses import judge_losses
+from bpbench.verify.diagnose.mistakes.factors import STEP
+from bpbench.verify.diagnose.mistakes.row import kind
 from bpbench.verify.diagnose.probe import Answer, Probe
+from bpbench.verify.diagnose.search import explain
 from bpbench.verify.diagnose.sentences import findings, forward_lost, places
 from bpbench.verify.findings import Finding
 
@@ -36,12 +30,22 @@ TOLERANCE = {"float64": 2e-11, "float32": 3e-5}
 """How exactly a formula must fit, as a share of the largest entry: rounding on our probes is far
 smaller, and what another formula gives is far from it.
 """
+FLOAT32 = kind(
+    "float32 somewhere",
+    "look for a cast, a float32 constant or array, or for differences in the place of derivatives",
+)
+FLOAT16 = kind(
+    "float16 somewhere",
+    "look for a cast to half precision, for numbers that are rounded, or for differences in the "
+    "place of derivatives",
+)
 COARSE = {
-    "float64": ((3e-6, "float32 somewhere"), (5e-3, "float16 somewhere")),
-    "float32": ((5e-3, "float16 somewhere"),),
+    "float64": ((3e-6, FLOAT32.name), (5e-3, FLOAT16.name)),
+    "float32": ((5e-3, FLOAT16.name),),
 }
-ALIKE = 0.25
-"""Explanations whose costs differ by less are both named."""
+RETURNED = kind(
+    "parameters returned, not gradients", "return the gradient, not the updated parameters"
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def diagnose(
             returned = _returned(case)
             if returned.complete:
                 return returned
-        chains = _with_right_loss(case, _explain(case, begun))
+        chains = _with_right_loss(case, explain(case, begun))
     best = chains[0]
     lost = lost_inputs(case, best)
     if lost is not None:
@@ -123,28 +127,6 @@ def _without_rounding_noise(probe: Probe, answer: Answer, share: float) -> Answe
         W=tuple(map(clean, answer.W, right.W)),
         b=tuple(map(clean, answer.b, right.b)),
     )
-
-
-def _explain(case: Case, begun: Sequence[Chain]) -> list[Chain]:
-    chains = follow(case, begun, explain_layer)
-    if chains[0].cost > 1.35 or _may_be_forward(case, chains[0]):
-        bound = chains[0].cost + ALIKE
-        wrong_output = [s for start in begun for s in changed_output(case, start)]
-        chains += follow(case, wrong_output, known_output, bound)
-    if min(c.cost for c in chains) > 2.5:
-        bound = min(c.cost for c in chains)
-        guessed = [*changed_hidden(case), *scaled_hidden(case)]
-        chains += follow(case, guessed, only_factors, bound)
-        chains += changed_inputs(case, bound)
-    return sorted(chains, key=lambda c: c.cost)
-
-
-def _may_be_forward(case: Case, chain: Chain) -> bool:
-    """Whether a wrong f' of the output may be that of an activation that was really applied there:
-    a relu on a linear output gives the same delta either way.
-    """
-    last = case.layers - 1
-    return any(m.layer == last and m.name == "f' of another activation" for m in chain.mistakes)
 
 
 def _with_right_loss(case: Case, chains: list[Chain]) -> list[Chain]:
@@ -180,10 +162,10 @@ def _returned(case: Case) -> Diagnosis:
         for probe, answer in zip(case.probes, case.answers, strict=True)
     )
     moved = replace(case, answers=answers)
-    best = _explain(moved, list(starts(moved)))[0]
-    kept = tuple(m for m in best.mistakes if m.name != "learning rate folded in")
+    best = explain(moved, list(starts(moved)))[0]
+    kept = tuple(m for m in best.mistakes if m.name != STEP.name)
     say = "the parameters after a step are returned, not the gradient"
-    mistake = Mistake("parameters returned, not gradients", case.layers - 1, "dW", say)
+    mistake = Mistake(RETURNED.name, case.layers - 1, "dW", say)
     chain = replace(best, mistakes=(mistake, *kept))
     return Diagnosis(
         tuple(findings(moved, chain, [])), chain.readings, not chain.unknown, chain.cost + 1

@@ -12,19 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.fits import (
-    Factor,
-    Fit,
-    Quantities,
-    combine,
-    fit,
-    fit_together,
-    read_factor,
-    sketch,
-)
-from bpbench.verify.diagnose.guesses import Guess
+from bpbench.verify.diagnose.costs import LATER
+from bpbench.verify.diagnose.fits import Fit, combine, fit, joined, sketched
+from bpbench.verify.diagnose.mistakes.factors import Quantities, read_factor
+from bpbench.verify.diagnose.mistakes.row import Guess, Seen
 
-Mistakes = tuple[tuple[str, str], ...]
+Mistakes = tuple[Seen, ...]
+Arrays = tuple[Array, ...]
+"""One array for each probe."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +27,8 @@ class Explanation:
     """A guess that fits, with one reading of its factor.
 
     Attributes:
-        cost: how many mistakes it takes, with a little more for the far-fetched.
-        guess: those of the guess.
-        factor: those of its factor.
+        cost: how many mistakes it takes, with a little more for the rarer.
+        guess, factor: the mistakes of the guess, and those of its factor.
         values: what the guess gives in each probe.
         factors: (P,), what it is multiplied by.
     """
@@ -42,11 +36,11 @@ class Explanation:
     cost: float
     guess: Mistakes
     factor: Mistakes
-    values: tuple[Array, ...]
+    values: Arrays
     factors: Array
 
     @property
-    def scaled(self) -> tuple[Array, ...]:
+    def scaled(self) -> Arrays:
         """The values with their factors."""
         return tuple(f * value for f, value in zip(self.factors, self.values, strict=True))
 
@@ -63,111 +57,45 @@ class LayerEvidence:
         tolerance: the largest deviation that rounding explains, as a share of the largest entry.
     """
 
-    dW: tuple[Array, ...]  # noqa: N815  # as the equations write it
-    db: tuple[Array, ...]
-    below: tuple[Array, ...]
+    dW: Arrays  # noqa: N815  # as the equations write it
+    db: Arrays
+    below: Arrays
     quantities: Quantities
     tolerance: float
 
-    @property
-    def probes(self) -> int:
-        """How many probes there are."""
-        return len(self.dW)
+    def deviation(self, deltas: Sequence[Array]) -> tuple[float, float]:
+        """How far dW and db are from what these deltas give, as a share of the largest entry."""
+        of_W = [
+            _share(found, delta.T @ below)
+            for found, delta, below in zip(self.dW, deltas, self.below, strict=True)
+        ]
+        of_b = [_share(f, d.sum(axis=0)) for f, d in zip(self.db, deltas, strict=False)]
+        return max(of_W), max(of_b, default=0.0)
 
     def exact(self, deltas: Sequence[Array]) -> tuple[bool, bool]:
         """Whether dW, and db, are right for these deltas (m, n_out), one for each probe."""
-        right_W = all(
-            self._close(found, delta.T @ below)
-            for found, delta, below in zip(self.dW, deltas, self.below, strict=True)
-        )
-        right_b = all(
-            self._close(found, delta.sum(axis=0))
-            for found, delta in zip(self.db, deltas, strict=False)
-        )
-        return right_W, right_b
+        of_W, of_b = self.deviation(deltas)
+        return of_W <= self.tolerance, of_b <= self.tolerance
 
-    def _close(self, found: Array, predicted: Array) -> bool:
-        size = max(np.abs(predicted).max(initial=0), np.abs(found).max(initial=0))
-        return bool((np.abs(found - predicted) <= self.tolerance * size).all())
+    def _given(self, i: int, deltas: Array) -> list[tuple[Array, Array]]:
+        """What deltas, (K, m, n_out), give in a probe, and what was found: dW and, if any, db."""
+        below, dW = sketched(self.below[i]), sketched(self.dW[i])
+        of_W = (np.swapaxes(deltas, 1, 2) @ below).reshape(len(deltas), -1)
+        pairs = [(of_W, dW.ravel())]
+        return pairs if not self.db else [*pairs, (deltas.sum(axis=1), self.db[i])]
 
-    def deviation(self, deltas: Sequence[Array]) -> tuple[float, float]:
-        """How far dW and db are from what these deltas give, as a share of the largest entry."""
-        return (
-            max(
-                _share(found, delta.T @ below)
-                for found, delta, below in zip(self.dW, deltas, self.below, strict=True)
-            ),
-            max(
-                (_share(f, d.sum(axis=0)) for f, d in zip(self.db, deltas, strict=False)),
-                default=0.0,
-            ),
-        )
+    # ── Guesses ────────────────────────────────────────────────────────────────────────────────
 
-    # ── Guesses of delta ───────────────────────────────────────────────────────────────────────
-
-    def explain(
-        self, guesses: Sequence[Sequence[Guess]]
-    ) -> tuple[list[Explanation], list[Explanation], list[Explanation]]:
-        """The guesses of delta that explain dW and db together, dW alone, and db alone.
-
-        Args:
-            guesses: for each probe.
+    def explain(self, guesses: Sequence[Sequence[Guess]]) -> dict[str, list[Explanation]]:
+        """The guesses of delta, for each probe, that explain dW and db together ("delta"), dW
+        alone and db alone.
         """
         keys, values = aligned(guesses)
-        together, alone_W, alone_b = [], [], []
-        for i in range(self.probes):
-            both, W, b = self._fits(i, values[i])
-            together.append(both)
-            alone_W.append(W)
-            alone_b.append(b)
-        return (
-            self._read(keys, values, together, "delta"),
-            self._read(keys, values, alone_W, "dW"),
-            self._read(keys, values, alone_b, "db") if self.db else [],
-        )
-
-    def _fits(self, i: int, deltas: Array) -> tuple[Fit, Fit, Fit]:
-        mix = sketch(self.below[i].shape[1])
-        below = self.below[i] if mix is None else self.below[i] @ mix
-        dW = self.dW[i] if mix is None else self.dW[i] @ mix
-        count = len(deltas)
-        predicted = (np.swapaxes(deltas, 1, 2) @ below).reshape(count, -1)
-        alone = fit(predicted, dW.ravel())
-        if not self.db:
-            return alone, alone, alone
-        sums = deltas.sum(axis=1)
-        return (
-            fit_together((predicted, sums), (dW.ravel(), self.db[i])),
-            alone,
-            fit(sums, self.db[i]),
-        )
-
-    def _read(
-        self,
-        keys: Sequence[Mistakes],
-        values: Sequence[Array],
-        fits: Sequence[Fit],
-        tensor: str,
-    ) -> list[Explanation]:
-        found = []
-        fitting = np.all([f.miss <= self.tolerance for f in fits], axis=0)
-        for k in map(int, np.flatnonzero(fitting)):
-            factors = np.array([f.factor[k] for f in fits])
-            own = tuple(v[k] for v in values)
-            for reading in self.read(factors, tensor):
-                # later guesses are the rarer mistakes
-                cost = len(keys[k]) + 0.0005 * k + reading.cost
-                key = _of_db(keys[k]) if tensor == "db" else keys[k]
-                found.append(Explanation(cost, key, reading.mistakes, own, factors))
-        found.sort(key=lambda e: e.cost)
-        # all that fit give the same arrays but for a factor: the commonest name for them is enough
-        return [e for e in found if e.guess == found[0].guess]
-
-    def read(self, factors: Array, tensor: str) -> list[Factor]:
-        """What the factors of the probes may be."""
-        return read_factor(factors, self.quantities, tensor, max(20 * self.tolerance, 1e-9))
-
-    # ── Guesses of dW or of db ─────────────────────────────────────────────────────────────────
+        given = [self._given(i, deltas) for i, deltas in enumerate(values)]
+        fits = {"delta": [fit(*joined(g)) for g in given], "dW": [fit(*g[0]) for g in given]}
+        if self.db:
+            fits["db"] = [fit(*g[1]) for g in given]
+        return {tensor: self._read(keys, values, found, tensor) for tensor, found in fits.items()}
 
     def explain_array(
         self, found: Sequence[Array], guesses: Sequence[Sequence[Guess]], tensor: str
@@ -178,55 +106,60 @@ class LayerEvidence:
         fits = [fit(v, f.ravel()) for v, f in zip(flat, found, strict=True)]
         return self._read(keys, values, fits, tensor)
 
+    def _read(
+        self, keys: Sequence[Mistakes], values: Sequence[Array], fits: Sequence[Fit], tensor: str
+    ) -> list[Explanation]:
+        found = []
+        fitting = np.all([f.miss <= self.tolerance for f in fits], axis=0)
+        for k in map(int, np.flatnonzero(fitting)):
+            factors = np.array([f.factor[k] for f in fits])
+            own = tuple(v[k] for v in values)
+            for mistakes in self.read(factors, tensor):
+                cost = len(keys[k]) + LATER * k + len(mistakes)
+                found.append(Explanation(cost, keys[k], mistakes, own, factors))
+        found.sort(key=lambda e: e.cost)
+        # all that fit give the same arrays but for a factor: the commonest name for them is enough
+        return [e for e in found if e.guess == found[0].guess]
+
+    def read(self, factors: Array, tensor: str) -> list[Mistakes]:
+        """What the factors of the probes may be."""
+        return read_factor(factors, self.quantities, tensor, max(20 * self.tolerance, 1e-9))
+
+    # ── Sums, and the right delta by any factor ────────────────────────────────────────────────
+
     def combined(self, columns: Sequence[Sequence[Array]]) -> tuple[list[Array], bool]:
         """Fit sums of a few deltas: ``columns`` holds some (m, n_out) for each probe.
 
         Returns:
             the coefficients in each probe, and whether they explain dW and db.
         """
-        coefficients, explained, spare = [], True, 0
-        for i, deltas in enumerate(columns):
-            mix = sketch(self.below[i].shape[1])
-            below = self.below[i] if mix is None else self.below[i] @ mix
-            dW = self.dW[i] if mix is None else self.dW[i] @ mix
-            parts = [(d.T @ below).ravel() / _size(dW) for d in deltas]
-            target = dW.ravel() / _size(dW)
-            if self.db:
-                size = _size(self.db[i])
-                parts = [
-                    np.concatenate([part, d.sum(axis=0) / size])
-                    for part, d in zip(parts, deltas, strict=True)
-                ]
-                target = np.concatenate([target, self.db[i] / size])
-            found, miss = combine(parts, target)
-            explained &= miss <= self.tolerance
-            spare += len(target) - len(deltas)
-            coefficients.append(found)
-        return coefficients, explained and spare >= 6
+        given = [joined(self._given(i, np.stack(deltas))) for i, deltas in enumerate(columns)]
+        return self.sum_of([target for _, target in given], [list(v) for v, _ in given], 6)
 
     def sum_of(
-        self, found: Sequence[Array], columns: Sequence[Sequence[Array]]
+        self, found: Sequence[Array], columns: Sequence[Sequence[Array]], spare: int = 3
     ) -> tuple[list[Array], bool]:
-        """Fit sums of a few arrays to ``found`` (one for each probe), as ``combined`` does."""
+        """Fit sums of a few arrays to ``found`` (one for each probe), as ``combined`` does.
+
+        Args:
+            spare: so many numbers must be left over to tell whether they fit.
+        """
         fits = [
             combine([column.ravel() for column in c], f.ravel())
             for c, f in zip(columns, found, strict=True)
         ]
-        spare = sum(f.size - len(c) for c, f in zip(columns, found, strict=True))
-        return [weights for weights, _ in fits], spare >= 3 and all(
-            miss <= self.tolerance for _, miss in fits
-        )
+        left = sum(f.size - len(c) for c, f in zip(columns, found, strict=True))
+        fitting = left >= spare and all(miss <= self.tolerance for _, miss in fits)
+        return [weights for weights, _ in fits], fitting
 
     def proportional(self, deltas: Sequence[Array]) -> Array | None:
         """The factors, (P,), by which these deltas explain dW and db; None where they do not."""
-        fits = [self._fits(i, delta[None])[0] for i, delta in enumerate(deltas)]
+        fits = [fit(*joined(self._given(i, delta[None]))) for i, delta in enumerate(deltas)]
         if any(f.miss[0] > self.tolerance for f in fits):
             return None
         return np.array([f.factor[0] for f in fits])
 
-    # ── The delta that was used ────────────────────────────────────────────────────────────────
-
-    def implied(self) -> tuple[tuple[Array, ...] | None, bool]:
+    def implied(self) -> tuple[Arrays | None, bool]:
         """The delta that dW tells of, (m, n_out) in each probe, and whether db agrees.
 
         None where there are more samples than inputs, or where no delta gives this dW.
@@ -245,13 +178,7 @@ class LayerEvidence:
         return tuple(deltas), agree
 
 
-def _of_db(mistakes: Mistakes) -> Mistakes:
-    """The same mistakes by their names in db."""
-    names = {"rows overwritten in a loop": "db of one sample"}
-    return tuple((names.get(name, name), say) for name, say in mistakes)
-
-
-def aligned(guesses: Sequence[Sequence[Guess]]) -> tuple[list[Mistakes], list[Array]]:
+def aligned(guesses: Sequence[Iterable[Guess]]) -> tuple[list[Mistakes], list[Array]]:
     """The guesses that every probe has, and their values, (K, ...) for each probe."""
     tables = [_numbered(of_probe) for of_probe in guesses]
     keys = [key for key in tables[0] if all(key in table for table in tables[1:])]
@@ -264,17 +191,14 @@ def aligned(guesses: Sequence[Sequence[Guess]]) -> tuple[list[Mistakes], list[Ar
 def _numbered(guesses: Iterable[Guess]) -> dict[tuple[Mistakes, int], Array]:
     """Guesses by their mistakes and, where several have the same, their number."""
     table: dict[tuple[Mistakes, int], Array] = {}
-    for guess in guesses:
+    for mistakes, value in guesses:
         number = 0
-        while (guess.mistakes, number) in table:
+        while (mistakes, number) in table:
             number += 1
-        table[guess.mistakes, number] = guess.value
+        table[mistakes, number] = value
     return table
 
 
-def _size(array: Array) -> float:
-    return max(float(np.abs(array).max(initial=0)), 1e-300)
-
-
 def _share(found: Array, expected: Array) -> float:
-    return float(np.abs(found - expected).max(initial=0)) / max(_size(expected), _size(found))
+    size = max(float(np.abs(a).max(initial=0)) for a in (found, expected))
+    return float(np.abs(found - expected).max(initial=0)) / max(size, 1e-300)

@@ -7,22 +7,24 @@ was; other forward passes are tried where the right one leaves something unexpla
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify.diagnose import readings
-from bpbench.verify.diagnose.chains import UNKNOWN, Arrays, Case, Chain, Mistake, follow
-from bpbench.verify.diagnose.evidence import aligned
-from bpbench.verify.diagnose.gradients import inputs as inputs_of
-from bpbench.verify.diagnose.layerwise import evidence_of, explain_layer, right_delta
-from bpbench.verify.diagnose.output_deltas import output_deltas
+from bpbench.verify.diagnose.chains import UNKNOWN, Case, Chain, Mistake
+from bpbench.verify.diagnose.evidence import Arrays, aligned
+from bpbench.verify.diagnose.guesses import inputs
+from bpbench.verify.diagnose.layer import layer_of
+from bpbench.verify.diagnose.mistakes import forward
+from bpbench.verify.diagnose.mistakes.context import Context
+from bpbench.verify.diagnose.mistakes.row import Seen
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Change
 
-Local = tuple[tuple[str, str], Arrays]
+Local = tuple[Seen, Arrays]
 """What is wrong with a layer's input in its dW alone, and that input."""
 Locals = dict[int, Local]
 
@@ -37,21 +39,19 @@ def starts(case: Case) -> Iterator[Chain]:
 
 
 def _start(case: Case, changed: Mapping[int, Change], local: Mapping[int, Local]) -> Chain:
+    """A chain that explains nothing yet; the same mistake in several layers is one."""
     read = tuple(readings.read(probe, changed) for probe in case.probes)
-    inputs, decays, mistakes = [], [], []
+    used, decays, mistakes = [], [], []
     for layer in range(case.layers):
+        arrays = _inputs(case, read, layer)
         if layer in local:
             (name, say), arrays = local[layer]
             mistakes.append(Mistake(name, layer, "dW", say))
-        else:
-            arrays = _inputs(case, read, layer)
-        inputs.append(arrays)
+        used.append(arrays)
         decays.append(_decay(case, layer, arrays))
     mistakes += [Mistake(*wrong) for wrong in read[0].wrong]
-    again = len(mistakes) - len({m.name for m in mistakes})
-    return Chain(
-        read, tuple(inputs), tuple(decays), len(mistakes) - 0.3 * again, tuple(mistakes[::-1])
-    )
+    cost = len({mistake.name for mistake in mistakes})
+    return Chain(read, tuple(used), tuple(decays), cost, tuple(mistakes[::-1]))
 
 
 def _inputs(case: Case, read: Sequence[readings.Reading], layer: int) -> Arrays:
@@ -77,11 +77,11 @@ def _allow(
             if _spans(case, layer, _inputs(case, retold, layer)):
                 found = True
                 yield trial, local
-    guesses = [
-        list(inputs_of(probe, reading, layer))
+    tried = [
+        inputs(Context(probe, reading, layer))
         for probe, reading in zip(case.probes, read, strict=True)
     ]
-    keys, values = aligned(guesses)
+    keys, values = aligned(tried)
     for k, mistakes in enumerate(keys):
         arrays = tuple(v[k] for v in values)
         if mistakes and _spans(case, layer, arrays):
@@ -114,12 +114,12 @@ def _changes(case: Case, layer: int) -> Iterator[Change]:
     network = case.probes[0].network
     square = all(p.W[layer].shape[0] == p.W[layer].shape[1] for p in case.probes)
     last = layer == case.layers - 1
-    yield from readings.changes(network.activations[layer], network.bias, square, last)
+    return forward.changes(forward.Step(network.activations[layer], network.bias, square, last))
 
 
 def _telling(case: Case, layer: int) -> bool:
     """Whether a layer's dW tells of its inputs at all: whether some probe has fewer samples."""
-    return all(usable(answer.W[layer]) for answer in case.answers) and any(
+    return case.usable(layer) and any(
         probe.samples < probe.network.sizes[layer] for probe in case.probes
     )
 
@@ -156,7 +156,7 @@ def _decay(case: Case, layer: int, inputs: Arrays) -> Array | None:
     """The multiple of W in a layer's dW, (P,); None where it cannot be told."""
     if not all(p.samples < p.network.sizes[layer] for p in case.probes):
         return None
-    if not all(usable(answer.W[layer]) for answer in case.answers):
+    if not case.usable(layer):
         return None
     found = [
         _left_over(probe, answer, layer, below)
@@ -189,16 +189,17 @@ def changed_output(case: Case, start: Chain) -> Iterator[Chain]:
 
 def _scaled(case: Case, start: Chain) -> Iterator[Change]:
     """z of an output with a cross-entropy, times the factor that delta = (a - y) / m tells of."""
-    network, last = case.probes[0].network, case.layers - 1
-    if network.loss == "half_squared_error" or not _telling(case, last):
+    last = case.layers - 1
+    if not _telling(case, last):
         return
-    implied, _ = evidence_of(case, start, last).implied()
-    if implied is None:
+    layer = layer_of(case, start, last)
+    implied, _ = layer.evidence.implied()
+    if implied is None or layer.contexts[0].squared:
         return
     factors = []
-    for probe, reading, delta in zip(case.probes, start.readings, implied, strict=True):
-        a, z = probe.y + probe.samples * delta, reading.z[-1]
-        if network.output == "softmax":
+    for c, delta in zip(layer.contexts, implied, strict=True):
+        a, z = c.y + c.m * delta, c.z
+        if c.probe.network.output == "softmax":
             found, z = np.log(a), z - z.mean(axis=1, keepdims=True)
             found = found - found.mean(axis=1, keepdims=True)
         else:
@@ -206,8 +207,8 @@ def _scaled(case: Case, start: Chain) -> Iterator[Change]:
         factors.append(float((found * z).sum() / (z * z).sum()))
     k = factors[0]
     if np.isfinite(factors).all() and np.allclose(factors, k, rtol=1e-7) and abs(k - 1) > 1e-6:
-        say = f"{network.output} is given {k:.6g} z"
-        yield Change("z scaled in the forward pass", "z", say, sign=k)
+        say = f"{case.probes[0].network.output} is given {k:.6g} z"
+        yield replace(forward.scaling("z", k), say=say)
 
 
 def _with_last(probe: Probe, reading: readings.Reading, change: Change) -> readings.Reading:
@@ -243,28 +244,15 @@ def scaled_hidden(case: Case) -> Iterator[Chain]:
     """Forward passes in which a, z or W of one layer or of all has the factor that the output's db
     tells of.
     """
-    hidden = range(case.layers - 1)
+    hidden, last = range(case.layers - 1), case.layers - 1
     groups = [(layer,) for layer in hidden] + ([tuple(hidden)] if len(hidden) > 1 else [])
-    every = [(case.layers - 1,), tuple(range(case.layers))]
-    asked = [*itertools.product(groups, ("a", "z", "W")), *((layers, "W") for layers in every)]
+    biased = case.probes[0].network.bias  # without biases z tells the same as W
+    asked = [*itertools.product(groups, "azW" if biased else "az")]
+    asked += [(layers, "W") for layers in ((last,), tuple(range(case.layers))) if biased]
     for layers, what in asked:
         k = _fitted(case, layers, what)
-        if k is None:
-            continue
-        say = f"{what} is multiplied by {k:.6g}"
-        if what == "W" and not case.probes[0].b:
-            continue  # z tells the same
-        change = _scaling(f"{what} scaled in the forward pass", what, say, k)
-        yield _start(case, dict.fromkeys(layers, change), {})
-
-
-def _scaling(mistake: str, tensor: str, say: str, k: float) -> Change:
-    """The change that multiplies a, z, or W in the forward pass, by k."""
-    if tensor == "a":
-        return Change(mistake, tensor, say, scale=k)
-    if tensor == "W":
-        return Change(mistake, "z", say, weight=k)
-    return Change(mistake, tensor, say, sign=k)
+        if k is not None:
+            yield _start(case, dict.fromkeys(layers, forward.scaling(what, k)), {})
 
 
 def _fitted(case: Case, layers: Sequence[int], what: str) -> float | None:
@@ -277,13 +265,11 @@ def _fitted(case: Case, layers: Sequence[int], what: str) -> float | None:
         return None
 
     def miss(k: float) -> Array:
-        changed = dict.fromkeys(layers, _scaling("", what, "", k))
+        changed = dict.fromkeys(layers, forward.scaling(what, k))
         read = [readings.read(probe, changed) for probe in case.probes]
-        deltas = [
-            next(output_deltas(probe, reading)).value
-            for probe, reading in zip(case.probes, read, strict=True)
-        ]
-        return np.concatenate([d.sum(axis=0) - f for d, f in zip(deltas, found, strict=True)])
+        pairs = zip(case.probes, read, strict=True)
+        sums = [Context(probe, reading, last).db for probe, reading in pairs]
+        return np.concatenate([s - f for s, f in zip(sums, found, strict=True)])
 
     best = min((0.1, 0.3, 0.6, 0.9, 1.2, 1.7, 3.0), key=lambda k: float((miss(k) ** 2).sum()))
     for _ in range(12):  # Gauss and Newton's steps
@@ -294,47 +280,3 @@ def _fitted(case: Case, layers: Sequence[int], what: str) -> float | None:
     if not np.abs(miss(best)).max() <= 1e2 * case.tolerance * size or abs(best - 1) < 1e-6:
         return None
     return float(f"{best:.9g}")
-
-
-def changed_inputs(case: Case, bound: float) -> Iterator[Chain]:
-    """Chains for a function that computes with inputs of its own making."""
-    for say, change in INPUTS.items():
-        probes = tuple(replace(probe, x=change(probe.x)) for probe in case.probes)
-        moved = replace(case, probes=probes)
-        mistake = Mistake("inputs changed", 0, "x", say)
-        for start in starts(moved):
-            begun = replace(start, cost=start.cost + 1, mistakes=(mistake, *start.mistakes))
-            yield from follow(moved, [begun], only_factors, bound)
-
-
-INPUTS: Mapping[str, Callable[[Array], Array]] = {
-    "x is divided by 255": lambda x: x / 255,
-    "x is divided by its largest entry": lambda x: x / x.max(),
-    "x is divided by its largest size": lambda x: x / np.abs(x).max(),
-    "x is centred over the samples": lambda x: x - x.mean(axis=0),
-    "x is centred over everything": lambda x: x - x.mean(),
-    "x is standardised over the samples": lambda x: (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-300),
-    "x is standardised over everything": lambda x: (x - x.mean()) / (x.std() + 1e-300),
-    "each sample of x has length 1": lambda x: x / np.linalg.norm(x, axis=1, keepdims=True),
-    "x has lost its signs": np.abs,
-    "the features of x come in reverse order": lambda x: x[:, ::-1].copy(),
-}
-"""What people do to x on the way in."""
-
-
-def known_output(case: Case, chain: Chain, layer: int) -> list[Chain]:
-    """``explain_layer`` for a guessed output: given up where the output stays unknown."""
-    longer = explain_layer(case, chain, layer)
-    return [new for new in longer if not new.unknown] if layer == case.layers - 1 else longer
-
-
-def only_factors(case: Case, chain: Chain, layer: int) -> list[Chain]:
-    """``explain_layer`` for a guessed forward pass: given up where neither dW nor db of the output
-    is right but for a factor, or where something stays unknown.
-    """
-    if layer == case.layers - 1 and all(usable(a.W[layer]) for a in case.answers):
-        right, _ = right_delta(case, chain, layer)
-        evidence = evidence_of(case, chain, layer)
-        if evidence.proportional(right) is None and not any(evidence.exact(right)):
-            return []
-    return [longer for longer in explain_layer(case, chain, layer) if not longer.unknown]

@@ -1,87 +1,99 @@
-"""What is a guess? An array that a known mistake would have given, and its name.
-
-Factors (1/m, a sign, a 2) are no guesses of their own: each guess is fitted with a factor, which is
-named afterwards.
-"""
+"""Which wrong formulas are tried, and in what order? The likelier first: order costs a little."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-import numpy as np
+from bpbench.verify.diagnose.functions import OF_OUTPUT
+from bpbench.verify.diagnose.mistakes.arrays import SAMPLES, SHAPES
+from bpbench.verify.diagnose.mistakes.context import Context, slope_of
+from bpbench.verify.diagnose.mistakes.gradients import INPUTS
+from bpbench.verify.diagnose.mistakes.hidden import BACKS, HIDDEN
+from bpbench.verify.diagnose.mistakes.output import (
+    CANCELS,
+    ENTROPY,
+    ENTROPY_LATE,
+    JACOBIANS,
+    LABELS,
+    LAST,
+    errors,
+)
+from bpbench.verify.diagnose.mistakes.row import Guess, Seen, guesses
+from bpbench.verify.diagnose.mistakes.slopes import OF_OTHERS, OF_SOFTMAX, OUTPUT_MISSING, SLOPES
 
-from bpbench.network import Array
+LIKELY_SLOPES = 11
+"""So many wrong f' are tried together with a wrong way back."""
 
 
-@dataclass(frozen=True)
-class Guess:
-    """One way of computing an array.
+def slopes(c: Context) -> Iterator[Guess]:
+    """What may stand in the place of f'(z), (m, n_l), the right one first if there is one."""
+    if c.entrywise:
+        yield Guess((), c.slope)
+        meant = c.probe.network.activations[c.layer]
+        if c.name != meant:  # the forward pass alone is wrong
+            if meant != "softmax" and not (c.last and c.name == "identity"):
+                yield Guess((), slope_of(meant, c.z))  # for identity that is z for a in the error
+            if meant in OF_OUTPUT:
+                yield Guess((), OF_OUTPUT[meant](c.a))
+    yield from guesses(SLOPES if c.entrywise else OF_SOFTMAX, c)
+    yield from guesses(OF_OTHERS, c)
 
-    Attributes:
-        mistakes: (name, what was seen) each; empty for the right way.
-        value: what it gives.
+
+def output_deltas(c: Context) -> Iterator[Guess]:
+    """What delta of the output layer may be, (m, n_L), the right one first."""
+    yield Guess((), c.delta)
+    if c.squared:
+        for number, each in enumerate(slopes(c.at(c.error))):
+            if number or each.mistakes:
+                yield Guess(each.mistakes, c.error * each.value)
+        yield from errors(c)
+    else:
+        yield from guesses(ENTROPY, c)
+        yield from _bent_entropies(c)
+        yield from guesses(ENTROPY_LATE, c)
+    yield from guesses(JACOBIANS, c)
+    yield from guesses(SHAPES, c.delta, what="delta")
+    for each in guesses(LABELS, c):
+        yield Guess(each.mistakes, c.erring((c.o - each.value) / c.m))
+    yield from guesses(SAMPLES, c.delta)
+    yield from guesses(LAST, c)
+
+
+def _bent_entropies(c: Context) -> Iterator[Guess]:
+    """A cross-entropy's delta with an f' that cancels, and dL/da with a wrong f'."""
+    for each in slopes(c.at(c.error)):
+        if each.mistakes and each.mistakes[0].name != OUTPUT_MISSING.name:
+            say = f"a - y is multiplied by f', which cancels ({each.mistakes[0].say})"
+            yield Guess((Seen(CANCELS.name, say),), c.error * each.value)
+    for each in slopes(c):
+        if each.mistakes and each.mistakes[0].name != OUTPUT_MISSING.name:
+            yield Guess(each.mistakes, c.loss_slope * each.value)
+
+
+def hidden_deltas(c: Context) -> Iterator[Guess]:
+    """What delta of a hidden layer may be, (m, n_l), the right one first: one step is wrong at a
+    time, what comes back or f', then both.
     """
-
-    mistakes: tuple[tuple[str, str], ...]
-    value: Array
-
-
-def guess(mistake: str, say: str, value: Array) -> Guess:
-    """A guess with one mistake."""
-    return Guess(((mistake, say),), value)
-
-
-def some_of(delta: Array) -> Iterator[Guess]:
-    """The right delta of some samples or units only, or of others."""
-    m, n = delta.shape
-    yield guess("absolute value", "delta has lost its signs", np.abs(delta))
-    if m > 1:
-        wrong = "rows overwritten in a loop"
-        rows = np.arange(m)[:, None]
-        yield guess(wrong, "only the last sample counts", delta * (rows == m - 1))
-        yield guess(wrong, "only the first sample counts", delta * (rows == 0))
-        say = "to each sample's delta those of the samples before are added"
-        yield guess("sum not reset in a loop", say, np.cumsum(delta, axis=0))
-        short = "a loop ends too early"
-        yield guess(short, "the last sample is left out", delta * (rows < m - 1))
-        yield guess(short, "the first sample is left out", delta * (rows > 0))
-    if n > 1:
-        units = np.arange(n)
-        short = "a loop ends too early"
-        yield guess(short, "the last unit is left out", delta * (units < n - 1))
-        yield guess(short, "the first unit is left out", delta * (units > 0))
-    if m > 2:
-        wrong = "samples mixed up"
-        yield guess(wrong, "delta belongs to the sample before", np.roll(delta, 1, axis=0))
-        yield guess(wrong, "delta belongs to the sample after", np.roll(delta, -1, axis=0))
-        yield guess(wrong, "the samples of delta are in reverse order", delta[::-1])
+    right, *factors = slopes(c)
+    yield Guess((), c.delta)
+    for factor in factors:
+        yield Guess(factor.mistakes, c.back * factor.value)
+    backs = [*guesses(BACKS, c)]
+    for each in guesses(SHAPES, c.W_above, what=f"W[{c.above}]"):
+        backs.append(Guess(each.mistakes, c.delta_above @ each.value))
+    for each in guesses(SAMPLES, c.delta_above):
+        backs.append(Guess(each.mistakes, each.value @ c.W_above))
+    for each in backs:
+        yield Guess(each.mistakes, each.value * right.value)
+    yield from guesses(SAMPLES, c.delta)
+    yield from guesses(SHAPES, c.delta, what="delta")
+    yield from guesses(HIDDEN, c)
+    for each in backs:
+        for factor in factors[:LIKELY_SLOPES]:
+            yield Guess((*each.mistakes, *factor.mistakes), each.value * factor.value)
 
 
-def misshapen(array: Array, what: str) -> Iterator[Guess]:
-    """An array that was reshaped where it should have been transposed, from either side."""
-    wrong = "reshape where a transpose belongs"
-    say = f"{what} is reshaped, not transposed"
-    yield guess(wrong, say, array.T.reshape(array.shape))
-    yield guess(wrong, say, array.reshape(array.shape[::-1]).T)
-
-
-def clipped_to(tensor: str, found: Sequence[Array], right: Sequence[Array]) -> list[Guess] | None:
-    """The right arrays cut off at the largest size that was found; None where too few entries are
-    larger to tell, or where every probe would have a limit of its own.
-    """
-    limits = [float(np.abs(array).max(initial=0)) for array in found]
-    cut = [
-        int((np.abs(array) > 1.000001 * limit).sum())
-        for array, limit in zip(right, limits, strict=True)
-    ]
-    reached = [limit for limit, entries in zip(limits, cut, strict=True) if entries]
-    averaged = [limit * len(array) for limit, array in zip(limits, right, strict=True)]
-    averaged = [limit for limit, entries in zip(averaged, cut, strict=True) if entries]
-    if sum(cut) < 3 or not any(np.allclose(r, r[0], rtol=1e-6) for r in (reached, averaged)):
-        return None
-    key = (("clipping", f"{tensor}'s entries stop at the same largest size"),)
-    return [
-        Guess(key, np.clip(array, -limit, limit))
-        for array, limit in zip(right, limits, strict=True)
-    ]
+def inputs(c: Context) -> Iterator[Guess]:
+    """What may multiply delta in dW, (m, n_{l-1}), the right one first."""
+    yield Guess((), c.input)
+    yield from guesses(INPUTS, c)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from bpbench.losses import ByOutput, find_loss
 from bpbench.network import Array
-from bpbench.verify.diagnose.catalogue import remedy
-from bpbench.verify.diagnose.fits import read_factor
+from bpbench.verify.diagnose.mistakes.factors import CONSTANT, read_factor
+from bpbench.verify.diagnose.mistakes.row import remedy
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.diagnose.readings import Reading
 from bpbench.verify.findings import Finding
@@ -31,7 +32,9 @@ def judge_losses(
     found = np.array(losses)
     if not np.isfinite(found).all():
         return Finding("not finite", None, "loss", "the loss is nan or infinite")
-    data, decay = _true(probes, readings)
+    with np.errstate(all="ignore"):
+        data, decay = _true(probes, readings)
+        halves = list(_halves(probes, readings))
     if np.allclose(found, data + decay, rtol=tolerance, atol=0):
         return None
     share = float(np.abs(found / (data + decay) - 1).max())
@@ -45,21 +48,18 @@ def judge_losses(
             say = f"the loss {amount} the L2 term that the gradient is to have"
             return Finding(mistake, None, "loss", say)
     if probes[0].network.loss == "binary_cross_entropy":
-        for what, meant in _halves(probes, readings):
+        for what, meant in halves:
             if np.allclose(found, meant + decay, rtol=tolerance, atol=0):
                 say = f"the loss lacks {what}"
                 return Finding("second term of the cross-entropy missing", None, "loss", say)
-    quantities = {
+    sizes = {
         "m": np.array([float(probe.samples) for probe in probes]),
         "n_L": np.array([float(probe.network.sizes[-1]) for probe in probes]),
     }
-    for factor in read_factor(found / (data + decay), quantities, "loss", tolerance):
-        (mistake, say), *_ = factor.mistakes
-        if mistake == "constant factor":
-            break
-        advice = remedy(mistake)
-        return Finding(mistake, None, "loss", f"the loss that comes with the gradients: {say}. "
-                       + advice)  # fmt: skip
+    for (name, seen), *_ in read_factor(found / (data + decay), sizes, "loss", tolerance):
+        if name != CONSTANT.name:
+            say = f"the loss that comes with the gradients: {seen}. {remedy(name)}"
+            return Finding(name, None, "loss", say)
     say = f"the loss that comes with the gradients is off by {share:.2g} of itself"
     return Finding("wrong loss", None, "loss", say, "unexplained")
 
@@ -76,21 +76,18 @@ def _true(probes: Sequence[Probe], readings: Sequence[Reading]) -> tuple[Array, 
 def _halves(probes: Sequence[Probe], readings: Sequence[Reading]) -> Iterator[tuple[str, Array]]:
     """What a binary cross-entropy lacks, and the mean losses, (P,), without it."""
     pairs = [(reading.a[-1], probe.y) for probe, reading in zip(probes, readings, strict=True)]
-    with np.errstate(all="ignore"):
-        kept = [-float((y * np.log(a)).sum(axis=1).mean()) for a, y in pairs]
-        yield "(1 - y) log(1 - a)", np.array(kept)
-        kept = [-float(((1 - y) * np.log(1 - a)).sum(axis=1).mean()) for a, y in pairs]
-        yield "y log a", np.array(kept)
+    kept = [-float((y * np.log(a)).sum(axis=1).mean()) for a, y in pairs]
+    yield "(1 - y) log(1 - a)", np.array(kept)
+    kept = [-float(((1 - y) * np.log(1 - a)).sum(axis=1).mean()) for a, y in pairs]
+    yield "y log a", np.array(kept)
 
 
 def _mean_loss(probe: Probe, reading: Reading) -> float:
-    z, a, y, loss = reading.z[-1], reading.a[-1], probe.y, probe.network.loss
-    with np.errstate(all="ignore"):
-        if loss == "half_squared_error":
-            return float(((a - y) ** 2).sum(axis=1).mean() / 2)
-        if loss == "cross_entropy":
-            return float(-np.where(y > 0, y * np.log(a), 0).sum(axis=1).mean())
-        if reading.functions[-1] == "sigmoid":
-            tail = np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0)
-            return float((tail - z * y).sum(axis=1).mean())
-        return float(-(y * np.log(a) + (1 - y) * np.log(1 - a)).sum(axis=1).mean())
+    """The mean over the samples: from z, where the output is the network's own."""
+    loss = find_loss(probe.network.loss)
+    z, a, y = reading.z[-1], reading.a[-1], probe.y
+    if isinstance(loss.derivative, ByOutput) or reading.functions[-1] == probe.network.output:
+        entries = loss.entries(z, a, y)
+    else:
+        entries = loss.derivative.entries(a, y)
+    return float(np.asarray(entries).sum(axis=1).mean())

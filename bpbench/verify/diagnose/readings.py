@@ -6,13 +6,13 @@ has more inputs than there are samples, the rows of its dW lie in the span of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from bpbench.network import Array
-from bpbench.verify.diagnose.functions import FUNCTIONS, function_of
+from bpbench.verify.diagnose.functions import function_of
 from bpbench.verify.diagnose.probe import Probe
 
 
@@ -38,11 +38,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Change:
-    """A wrong step of a forward pass: what it does to z and which activation it takes."""
+    """A wrong step of a forward pass: z is ``sign`` times a norm of W a ``weight`` times and b
+    ``bias`` times, and a is ``scale`` times a function of it.
 
-    mistake: str
+    Attributes:
+        tensor: "z" or "a", where it goes wrong.
+        mistake, say: its name, and what is seen of it.
+    """
+
     tensor: str
-    say: str
     bias: float = 1.0
     function: str | None = None
     transpose: bool = False
@@ -50,6 +54,8 @@ class Change:
     norm: str | None = None
     scale: float = 1.0
     weight: float = 1.0
+    mistake: str = ""
+    say: str = ""
 
 
 NORMS: Mapping[str, Callable[[Array], Array]] = {
@@ -61,56 +67,6 @@ NORMS: Mapping[str, Callable[[Array], Array]] = {
     ),
 }
 """What is left of a batch or layer normalisation."""
-
-
-def changes(name: str, bias: bool, square: bool, last: bool) -> Iterator[Change]:
-    """The wrong ways of one layer's forward step.
-
-    Args:
-        name: the layer's activation.
-        bias: whether the network has biases.
-        square: whether the layer's W is square, so that its transpose runs.
-        last: whether it is the output layer.
-    """
-    if name != "identity":
-        yield Change(
-            "activation missing in the forward pass", "a", f"{name} is not applied to z",
-            function="identity",
-        )  # fmt: skip
-    if bias:
-        yield Change("bias missing in the forward pass", "z", "z is W a without b", bias=0)
-        yield Change("bias added twice in the forward pass", "z", "b is added twice to z", bias=2)
-        yield Change("bias subtracted in the forward pass", "z", "b is taken from z", bias=-1)
-    for other in FUNCTIONS:
-        if other in (name, "identity") or (other == "softmax" and not last):
-            continue
-        say = f"the forward pass takes {other} where the network has {name}"
-        yield Change("another activation in the forward pass", "a", say, function=other)
-    if name == "softmax":
-        for axis in ("the samples", "everything"):
-            yield Change(
-                "softmax over the wrong axis", "a",
-                f"softmax is normalised over {axis}, not over each sample's outputs",
-                function=f"softmax over {axis}",
-            )  # fmt: skip
-    elif name != "identity":
-        yield Change(
-            "activation applied twice", "a", f"{name} is applied twice", function=f"{name} twice"
-        )
-        yield Change("sign of z in the forward pass", "z", f"{name} is given -z", sign=-1)
-    if not last:
-        for norm in NORMS:
-            yield Change("z normalised in the forward pass", "z", f"z is {norm}", norm=norm)
-    elif name in ("softmax", "sigmoid"):
-        for scale in (0.5, 2.0):
-            yield Change(
-                "z scaled in the forward pass", "z", f"{name} is given {scale:g} z", sign=scale
-            )
-    if square:
-        yield Change(
-            "W transposed in the forward pass", "z", "z is computed with W transposed",
-            transpose=True,
-        )  # fmt: skip
 
 
 def right(probe: Probe) -> Reading:
@@ -137,16 +93,15 @@ def read(probe: Probe, changed: Mapping[int, Change]) -> Reading:
 
 def step(probe: Probe, layer: int, below: Array, change: Change | None) -> tuple[Array, Array, str]:
     """One layer's z and a, (m, n_l), and the name of the function that was taken."""
-    name = probe.network.activations[layer]
     if change is None:
-        change = Change("", "", "")
+        change = Change("z")
     W = probe.W[layer]
     z = change.weight * (below @ (W if change.transpose else W.T))
     if probe.b:
         z = z + change.bias * probe.b[layer]
     if change.norm is not None:
         z = NORMS[change.norm](z)
-    name = change.function or name
+    name = change.function or probe.network.activations[layer]
     with np.errstate(all="ignore"):
         a = change.scale * function_of(name)(change.sign * z)[0]
         return change.sign * z, a, name

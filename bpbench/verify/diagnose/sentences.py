@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from bpbench.verify.diagnose.catalogue import remedy
 from bpbench.verify.diagnose.chains import UNKNOWN, Case, Chain, Mistake
-from bpbench.verify.diagnose.layerwise import right_delta
+from bpbench.verify.diagnose.mistakes.row import remedy
 from bpbench.verify.diagnose.probe import batch_of, usable
 from bpbench.verify.findings import Finding
 
@@ -71,8 +70,7 @@ def _finding(
         return Finding(name, layer, tensor, say, "unexplained")
     if layer == last > 0 and tensor == "delta":
         text += "; every gradient follows from it"
-    advice = remedy(name)
-    text += f". {advice}" if advice else ""
+    text += f". {remedy(name)}"
     if name.startswith("float"):
         why = "only the size of the error tells of it"
         return Finding(name, layer, tensor, text, "likely", why)
@@ -103,7 +101,7 @@ def _ratios(case: Case, chain: Chain, mistake: Mistake) -> str:
     for i, answer in enumerate(case.answers):
         if not usable(answer.W[layer]):
             return ""
-        delta = right_delta(case, chain, layer)[0][i]
+        delta = chain.contexts(case, layer)[i].delta
         below = chain.inputs[layer][i]
         if mistake.tensor == "db":
             found.append(answer.b[layer].ravel())

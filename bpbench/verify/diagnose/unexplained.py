@@ -8,9 +8,22 @@ import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify import truth
-from bpbench.verify.diagnose.chains import Arrays, Case
-from bpbench.verify.diagnose.evidence import LayerEvidence
+from bpbench.verify.diagnose.chains import Case
+from bpbench.verify.diagnose.evidence import Arrays, LayerEvidence
+from bpbench.verify.diagnose.mistakes.row import Seen, kind
+from bpbench.verify.diagnose.mistakes.sums import CLASSES
 
+WEIGHTED = {
+    "sample": kind("samples weighted", "every sample counts the same in the mean"),
+    "unit": kind("units weighted", "all units count the same: look for a factor of each"),
+}
+LEFT_OUT = {
+    "sample": kind(
+        "samples left out",
+        "let every sample count: check the loop, or the slice, over the samples",
+    ),
+    "unit": kind("units left out", "let every unit count: a mask or dropout has no part in it"),
+}
 ROOT = "the root of the mean squared error"
 
 
@@ -39,13 +52,11 @@ def lengths_of(case: Case, evidence: LayerEvidence, right: Arrays) -> dict[str, 
     }
 
 
-def pattern(case: Case, implied: Arrays, right: Arrays) -> tuple[float, tuple[str, str]] | None:
+def pattern(case: Case, implied: Arrays, right: Arrays) -> tuple[float, Seen] | None:
     """Whether every sample, or every unit, of a delta has a factor of its own: the cost, and what
     is said; None where it is not so.
     """
-    for axis, name, what in (
-        (1, "samples weighted", "sample"), (0, "units weighted", "unit"),
-    ):  # fmt: skip
+    for axis, what in ((1, "sample"), (0, "unit")):
         weights = []
         for found, true in zip(implied, right, strict=True):
             if true.shape[axis] < 2:
@@ -65,8 +76,9 @@ def pattern(case: Case, implied: Arrays, right: Arrays) -> tuple[float, tuple[st
             whole = not any(map(np.any, out))
             if whole and what == "sample" and _of_classes(case, weights):
                 say = f"each class has a factor of its own ({shown} for the first probe's samples)"
-                return 2.0, ("classes weighted", say)
-            return 2.0, (f"{what}s left out" if all(map(np.any, out)) else name, say)
+                return 2, Seen(CLASSES.name, say)
+            mistake = (LEFT_OUT if all(map(np.any, out)) else WEIGHTED)[what]
+            return 2, Seen(mistake.name, say)
     return None
 
 
