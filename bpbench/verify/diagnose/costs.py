@@ -2,8 +2,8 @@
 
 LATER = 0.0001
 """More for each row than for the row before: where two give the same numbers, the common one."""
-ARRAYS = 1000 * LATER
-"""So the rows of dW and db come after those of delta."""
+ARRAYS = 100 * LATER
+"""More for the rows of dW and db: they are as likely as those of delta after the hundredth."""
 ROUNDING = 1.5
 """A small error that rounding would explain, once for all layers: more than a mistake that gives
 the very numbers, and not so much that other outputs are tried, which takes twice the time.
