@@ -5,8 +5,8 @@ LATER = 0.0001
 ARRAYS = 100 * LATER
 """More for the rows of dW and db: they are as likely as those of delta after the hundredth."""
 ROUNDING = 1.5
-"""A small error that rounding would explain, once for all layers: more than a mistake that gives
-the very numbers, and not so much that other outputs are tried, which takes twice the time.
+"""A small error that rounding would explain: more than a mistake that gives the very numbers, and
+not so much that for one of them other outputs are tried.
 """
 LENGTH = 2
 """The right direction and a length that follows no rule: less than an array that is unknown."""

@@ -19,6 +19,7 @@ from bpbench.verify.diagnose.chains import Case, Chain, Mistake
 from bpbench.verify.diagnose.costs import ALIKE
 from bpbench.verify.diagnose.forward import lost_inputs, starts
 from bpbench.verify.diagnose.losses import judge_losses
+from bpbench.verify.diagnose.mistakes.arrays import FLOAT16, FLOAT32
 from bpbench.verify.diagnose.mistakes.factors import STEP
 from bpbench.verify.diagnose.mistakes.row import kind
 from bpbench.verify.diagnose.probe import Answer, Probe
@@ -30,15 +31,6 @@ TOLERANCE = {"float64": 2e-11, "float32": 3e-5}
 """How exactly a formula must fit, as a share of the largest entry: rounding on our probes is far
 smaller, and what another formula gives is far from it.
 """
-FLOAT32 = kind(
-    "float32 somewhere",
-    "look for a cast, a float32 constant or array, or for differences in the place of derivatives",
-)
-FLOAT16 = kind(
-    "float16 somewhere",
-    "look for a cast to half precision, for numbers that are rounded, or for differences in the "
-    "place of derivatives",
-)
 COARSE = {
     "float64": ((3e-6, FLOAT32.name), (5e-3, FLOAT16.name)),
     "float32": ((5e-3, FLOAT16.name),),

@@ -175,8 +175,7 @@ def _nameless(layer: Layer, share: float, tensor: str) -> tuple[float, Seen]:
     for limit, name in layer.case.coarse:
         if share < limit:
             say = f"{tensor} is off by {share:.1e} of its largest entry, as rounding would be"
-            again = any(mistake.name == name for mistake in layer.chain.mistakes)
-            return 0 if again else ROUNDING, Seen(name, say)
+            return ROUNDING, Seen(name, say)
     return UNKNOWN_COST, Seen(UNKNOWN, f"{tensor} is off by {share:.2g} of its largest entry")
 
 

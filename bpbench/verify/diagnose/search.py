@@ -12,6 +12,7 @@ from bpbench.verify.diagnose.costs import ALIKE
 from bpbench.verify.diagnose.forward import changed_hidden, changed_output, scaled_hidden, starts
 from bpbench.verify.diagnose.layer import layer_of
 from bpbench.verify.diagnose.layerwise import explain_layer
+from bpbench.verify.diagnose.mistakes.arrays import FLOAT32
 from bpbench.verify.diagnose.mistakes.forward import X
 from bpbench.verify.diagnose.mistakes.slopes import ANOTHER
 from bpbench.verify.diagnose.mistakes.sums import DELTAS
@@ -24,11 +25,14 @@ KEEP = 8
 def explain(case: Case, begun: Sequence[Chain]) -> list[Chain]:
     """Chains that explain a case, the best first: the right forward pass, or what dW shows of it;
     where that takes several mistakes, other outputs; where it takes more, other forward passes.
+    Where all is right but for the rounding of float32, nothing else is tried.
 
     Args:
         begun: chains that explain no layer yet.
     """
     chains = _follow(case, begun)
+    if all(mistake.name == FLOAT32.name for mistake in chains[0].mistakes):
+        return chains
     if chains[0].cost > 1 + ALIKE or _may_be_forward(case, chains[0]):
         outputs = [s for start in begun for s in changed_output(case, start)]
         chains += _follow(case, outputs, _known_output, chains[0].cost + ALIKE)

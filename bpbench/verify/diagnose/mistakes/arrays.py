@@ -22,6 +22,15 @@ RESHAPED = kind(
     "use .T: reshape keeps the order of the entries in memory",
 )
 ROUNDED_OFF = kind("gradient rounded", "do not round")
+FLOAT32 = kind(
+    "float32 somewhere",
+    "look for a cast, a float32 constant or array, or for differences in the place of derivatives",
+)
+FLOAT16 = kind(
+    "float16 somewhere",
+    "look for a cast to half precision, for numbers that are rounded, or for differences in the "
+    "place of derivatives",
+)
 SIGN_ONLY = kind("sign of the gradient only", "return the gradient itself, not its sign")
 SQUARE = kind("gradient squared", "return the gradient itself, not its square")
 
