@@ -557,9 +557,9 @@ def _training(name, seed, kind):
         losses.append(one.loss)
         gradients = (*one.gradients.W, *one.gradients.b)
         values = [v - d.step(g) for v, d, g in zip(values, descents, gradients, strict=True)]
-    yield "losses", np.array(losses) - np.array(expected.losses), expected.sigma["losses", None]
-    for layer, true in enumerate(expected.W):
-        yield "W", values[layer] - true, expected.sigma["W", layer]
+    yield "losses", np.array(losses) - expected.true["losses", None], expected.sigma["losses", None]
+    for layer in range(network.layers):
+        yield "W", values[layer] - expected.true["W", layer], expected.sigma["W", layer]
 
 
 # ── The bands ──────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from bpbench import MLP, Parameters, initial_parameters
 from bpbench.activations import ACTIVATIONS, hidden_activations
 from bpbench.losses import LOSSES
 from bpbench.verify import runs, truth
-from bpbench.verify.tolerance import distance, parts, standard_deviations, tolerance
+from bpbench.verify.tolerance import distance, parts, tolerance
 
 OUTPUTS = [(output, loss) for loss, row in LOSSES.items() for output in row.allowed]
 
@@ -110,7 +110,7 @@ def test_standard_deviations_go_with_the_unit_roundoff():
     network = MLP((6, 5, 4), hidden="silu", output="softmax", loss="cross_entropy")
     parameters, x, y = problem(network, "float32")
     short, long = (
-        dict(parts(standard_deviations(network, parameters, x, y, l2=0.1, dtype=dtype)))
+        tolerance(network, parameters, x, y, None, 0.1, dtype).sigma
         for dtype in ("float32", "float64")
     )
     assert short.keys() == long.keys()
@@ -122,10 +122,10 @@ def test_standard_deviations_go_with_the_unit_roundoff():
 def test_standard_deviations_of_a_cotangent_have_no_loss():
     network = MLP((3, 4, 2), bias=False)
     parameters, x, c = problem(network, "float64")
-    found = standard_deviations(network, parameters, x, cotangent=c, dtype="float64")
-    assert found.loss is None
-    assert found.gradients.b == ()
-    assert all((w > 0).all() for w in found.gradients.W)
+    found = tolerance(network, parameters, x, None, c, 0.0, "float64").sigma
+    assert ("loss", None) not in found
+    assert ("db", 0) not in found
+    assert all((found["dW", layer] > 0).all() for layer in range(2))
 
 
 def test_runs_of_our_own_that_stray_further_widen_the_tolerance(monkeypatch):

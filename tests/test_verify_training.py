@@ -119,7 +119,7 @@ def stale_parameters(given, optimizer):
     """Every step differentiates at the parameters of the step before."""
     network, parameters, x, y, order = given
     values = [*parameters.W, *parameters.b]
-    updates = [truth.Update(optimizer, value) for value in values]
+    updates = [truth.OptimizerState(optimizer, value) for value in values]
     losses, before = [], values
     for rows in order:
         at = Parameters(tuple(before[: network.layers]), tuple(before[network.layers :]))
@@ -202,7 +202,7 @@ def test_a_mistake_in_training_is_wrong(mistake, dtype):
 def test_epsilon_inside_the_root_is_wrong():
     network, parameters, x, y, order = given = task()
 
-    class Inside(truth.Update):
+    class Inside(truth.OptimizerState):
         def step(self, g):
             o = self.optimizer
             self.v = o.decay * self.v + (1 - o.decay) * g * g
@@ -307,7 +307,10 @@ def test_errors_of_gradients_grow_through_the_optimizer_as_sampled(optimizer):
     rng = np.random.default_rng(0)
     gradients, sigma = rng.uniform(0.5, 1.5, STEPS), 1e-3
     propagation = ErrorPropagation(optimizer, np.zeros(1), precision("float64"))
-    exact, noisy = truth.Update(optimizer, np.zeros(1)), truth.Update(optimizer, np.zeros(500))
+    exact, noisy = (
+        truth.OptimizerState(optimizer, np.zeros(1)),
+        truth.OptimizerState(optimizer, np.zeros(500)),
+    )
     value, values = np.ones(1), np.ones(500)
     for g in gradients:
         value = value - exact.step(np.array([g]))

@@ -186,10 +186,10 @@ def _step(
 ) -> Array:
     """What is taken from one parameter."""
     if loop.update is None:
-        rule = state.setdefault("rule", truth.Update(optimizer, value))
+        rule = state.setdefault("rule", truth.OptimizerState(optimizer, value))
         return np.asarray(rule.step(g))
     if loop.update is _decoupled:
-        rule = state.setdefault("rule", truth.Update(replace(optimizer, l2=0.0), value))
+        rule = state.setdefault("rule", truth.OptimizerState(replace(optimizer, l2=0.0), value))
         decay = optimizer.learning_rate * optimizer.l2 * value if weight else 0.0
         return np.asarray(rule.step(g)) + decay
     return np.asarray(loop.update(optimizer, state, g))

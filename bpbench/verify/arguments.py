@@ -7,10 +7,11 @@ that tell their meaning (X, labels; W1, b1, W2, b2; params) gets them as it asks
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -45,7 +46,16 @@ _BIAS_RANKS = {
 """The forms of b that go with each way of laying out samples, the likeliest first."""
 _FOLDED = ("first", "last")
 """b as a column of W (a row of W (n_in, n_out)), as in [b W], which people call Theta."""
+_FORMS = {"flat": (-1,), "row": (1, -1), "column": (-1, 1)}
 LABELS = {"as given": "", "flat": "y as (m,)", "classes": "y as class numbers"}
+
+
+class Said(NamedTuple):
+    """What a caller says of the layout; None where it is to be found out."""
+
+    weights: str | None = None
+    samples: str | None = None
+    labels: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,28 +77,25 @@ class Layout:
     labels: str = "as given"
 
     def __str__(self) -> str:
-        parts = [f"W {WEIGHTS[self.weights]}", SAMPLES[self.samples]]
-        parts += [f"b {BIASES[self.biases]}"]
-        return ", ".join([*parts, *([LABELS[self.labels]] if LABELS[self.labels] else [])])
+        parts = WEIGHTS[self.weights], SAMPLES[self.samples], BIASES[self.biases]
+        labels = f", {LABELS[self.labels]}" if LABELS[self.labels] else ""
+        return "W {}, {}, b {}".format(*parts) + labels
 
     def give(self, probe: Probe, dtype: str) -> tuple[list[Array], list[Array], Array, Array]:
         """Fresh copies of W, b, x and y, laid out so; no b where it is folded into W."""
-        turn = self.weights == "in_out"
         weights, b = list(probe.W), list[Array]()
         if self.folded:
             first = self.biases == "first"
             pairs = zip(weights, probe.b, strict=True)
             weights = [np.column_stack([v, w] if first else [w, v]) for w, v in pairs]
         else:
-            shape = {"flat": (-1,), "row": (1, -1), "column": (-1, 1)}[self.biases]
-            b = [np.array(v, dtype).reshape(shape) for v in probe.b]
+            b = [np.array(v, dtype).reshape(_FORMS[self.biases]) for v in probe.b]
+        turn = self.weights == "in_out"
         W = [np.array(w.T if turn else w, dtype, order="C") for w in weights]
-        x, y = np.array(probe.x, dtype), np.array(probe.y, dtype)
+        x, y = self._samples(np.array(probe.x, dtype)), np.array(probe.y, dtype)
         if self.labels == "classes":
-            return W, b, self._samples(x), probe.y.argmax(axis=1)
-        if self.labels == "flat":
-            return W, b, self._samples(x), y.reshape(-1)
-        return W, b, self._samples(x), self._samples(y)
+            return W, b, x, probe.y.argmax(axis=1)
+        return W, b, x, y.reshape(-1) if self.labels == "flat" else self._samples(y)
 
     def take(
         self, W: Sequence[Array | None], b: Sequence[Array | None]
@@ -124,38 +131,30 @@ class Layout:
         return self.samples.startswith("one")
 
 
-def layouts(
-    probe: Probe, weights: str | None, samples: str | None, labels: str | None, folded: bool = False
-) -> list[Layout]:
-    """The layouts of whole batches that may be meant, the likeliest first.
+def layouts(probe: Probe, said: Said, folded: bool, single: bool = False) -> list[Layout]:
+    """The layouts that may be meant, the likeliest first.
 
     Args:
-        weights, samples, labels: what the caller has said; None where not.
+        said: what the caller has said of them.
         folded: whether b is a part of W.
+        single: those of functions of one sample at a time, not of whole batches.
     """
-    kinds = [labels] if labels else ["as given"]
-    if not labels and probe.network.sizes[-1] == 1:
-        kinds.append("flat")
-    if not labels and find_loss(probe.network.loss).classes:
-        kinds.append("classes")
-    found = []
-    for kind in kinds:
-        for rank in range(1 if not probe.b else 2 if folded else 3):
-            for s in [samples] if samples else ["rows", "columns"]:
-                for w in [weights] if weights else list(WEIGHTS):
-                    ranks = _FOLDED if folded else _BIAS_RANKS[s]
-                    found.append(Layout(w, s, ranks[rank], kind))
-    return found
-
-
-def single_layouts(
-    probe: Probe, weights: str | None, samples: str | None, labels: str | None, folded: bool = False
-) -> list[Layout]:
-    """The layouts of functions that take one sample at a time."""
-    if samples not in (None, "one vector", "one column", "one row"):
-        return []
-    kinds = [samples] if samples else ["one vector", "one column"]
-    return [layout for kind in kinds for layout in layouts(probe, weights, kind, labels, folded)]
+    labels = ["as given"]
+    labels += ["flat"] if probe.network.sizes[-1] == 1 else []
+    labels += ["classes"] if find_loss(probe.network.loss).classes else []
+    ranks = range(1 if not probe.b else 2 if folded else 3)
+    samples = ["one vector", "one column"] if single else ["rows", "columns"]
+    possible = itertools.product(
+        [said.labels] if said.labels else labels,
+        ranks,
+        [said.samples] if said.samples else samples,
+        [said.weights] if said.weights else WEIGHTS,
+    )
+    found = [
+        Layout(weights, kind, (_FOLDED if folded else _BIAS_RANKS[kind])[rank], label)
+        for label, rank, kind, weights in possible
+    ]
+    return sorted(found, key=lambda layout: samples.index(layout.samples)) if single else found
 
 
 # ── Names of parameters ────────────────────────────────────────────────────────────────────────

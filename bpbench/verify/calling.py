@@ -6,11 +6,12 @@ are compared afterwards; what it raises becomes a finding.
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify import truth
-from bpbench.verify.arguments import Layout, bind, layouts, single_layouts
+from bpbench.verify.arguments import Layout, Said, bind, layouts
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.findings import Finding
 from bpbench.verify.returned import Expected, Returned, sort_out
@@ -27,6 +28,7 @@ from bpbench.verify.returned import Expected, Returned, sort_out
 OVERWRITTEN = "result overwritten by the next call"
 SLOW = 1.0
 """Seconds; a function that takes longer is not asked the same twice."""
+_NOTHING = Returned((), ())
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,15 @@ class Reply:
     Attributes:
         answer: in bpbench's layout; None where nothing can be used.
         problems: how the function misbehaved.
-        raised: whether it raised.
-        progress: how far it came before it raised: the line, for comparison.
-        order: in which of several arrangements the arrays came.
-        dtypes: of the arrays that it returned.
-        arrays: those themselves, to see later whether they are still what they were.
+        raised: how far it came before it raised: the line, for comparison; None where it did not.
+        returned: what it returned, in its own layout.
     """
 
     probe: Probe
     answer: Answer | None
-    problems: tuple[Finding, ...] = ()
-    raised: bool = False
-    progress: int = 0
-    order: int = 0
-    dtypes: frozenset[str] = frozenset()
-    arrays: tuple[Array, ...] = ()
+    problems: tuple[Finding, ...]
+    raised: int | None = None
+    returned: Returned = _NOTHING
 
     @property
     def clean(self) -> bool:
@@ -60,18 +56,13 @@ class Reply:
     @property
     def whole(self) -> bool:
         """Whether every gradient can be looked at, whatever else was wrong."""
-        return self.answer is not None and all(map(usable, (*self.answer.W, *self.answer.b)))
+        return self.answer is not None and all(map(usable, arrays(self.answer)))
 
     def same_as(self, other: Reply) -> bool:
         """Whether both gave the very same gradients."""
         if self.answer is None or other.answer is None or not (self.whole and other.whole):
             return False
-        return all(
-            np.array_equal(a, b)
-            for a, b in zip(
-                (*self.answer.W, *self.answer.b), (*other.answer.W, *other.answer.b), strict=True
-            )
-        )
+        return all(map(np.array_equal, arrays(self.answer), arrays(other.answer)))
 
 
 class Scored(NamedTuple):
@@ -104,45 +95,40 @@ class Caller:
         self.overwritten: Finding | None = None
         self._watched = False
 
-    def settle(
-        self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
-    ) -> Reply:
+    def settle(self, probes: Sequence[Probe], said: Said) -> Reply:
         """Find the layout in which the function works, and keep it.
 
         Args:
             probes: tried in this order; the first on which it gives gradients decides, and where
                 several layouts do, the next one, and at last which is nearest to the truth.
-            weights, samples, labels: what the caller has said of the layout; None where not.
+            said: what the caller has said of the layout.
 
         Returns:
             what came of the best layout.
         """
-        replies = []
+        found = []
         for form in self.forms:
             self.form = form
-            reply = self._settle(probes, weights, samples, labels)
+            reply = self._settle(probes, said)
             if reply.answer is not None:
                 return reply
-            replies.append((self.form, self.layout, reply))
-        self.form, self.layout, reply = replies[0]
+            found.append((form, self.layout, reply))
+        self.form, self.layout, reply = found[0]
         return reply
 
-    def _settle(
-        self, probes: Sequence[Probe], weights: str | None, samples: str | None, labels: str | None
-    ) -> Reply:
+    def _settle(self, probes: Sequence[Probe], said: Said) -> Reply:
         """Find the layout for one form of the parameters."""
-        said = weights, samples, labels, self.form.folded
-        best = self._try(probes, layouts(probes[0], *said))
+        folded = self.form.folded
+        best = self._try(probes, layouts(probes[0], said, folded))
         answer = best.reply.answer
-        if answer is None or not any(map(usable, answer.W)):
-            alone = single_layouts(probes[0], *said)
-            single = self._try(probes[:2], alone) if alone else best
+        if not said.samples and (answer is None or not any(map(usable, answer.W))):
+            single = self._try(probes[:2], layouts(probes[0], said, folded, single=True))
             # with one output, a column of one sample hides that (m,) met (m, 1)
             hides = single.layout.samples == "one column" and probes[0].network.sizes[-1] == 1
-            best = single if single.reply.clean and (samples or not hides) else best
+            best = single if single.reply.clean and not hides else best
         self.layout, reply = best.layout, best.reply
-        self.order = reply.order
-        return reply if samples is not None else self._of_one_sample(reply)
+        self.order = reply.returned.order
+        return reply if said.samples else self._of_one_sample(reply)
 
     def _of_one_sample(self, reply: Reply) -> Reply:
         """The reply of a function that is meant for one sample at a time, though it takes several:
@@ -153,9 +139,7 @@ class Caller:
         if not reply.whole or len(unsummed) != len(reply.problems) or len(unsummed) < layers:
             return reply
         batch = self.layout
-        self.layout = replace(
-            batch, samples="one column" if batch.samples == "columns" else "one row"
-        )
+        self.layout = replace(batch, samples="one column" if batch.columns else "one row")
         alone = self._ask_once(reply.probe)
         if alone.clean and alone.answer is not None and reply.answer is not None:
             pairs = zip(reply.answer.W, alone.answer.W, strict=True)
@@ -191,7 +175,8 @@ class Caller:
         second = self._ask_once(probe)
         if second.answer is None or not second.whole:
             say = "the same arguments give gradients the first time and none the second"
-            return replace(first, problems=(*first.problems, *second.problems, _other(say)))
+            other = Finding("not deterministic", None, None, say)
+            return replace(first, problems=(*first.problems, *second.problems, other))
         if _same(first.answer, second.answer):
             self._watch(first)
             return first
@@ -206,9 +191,10 @@ class Caller:
         if self._watched:
             return
         self._watched = True
-        before = [array.copy() for array in reply.arrays]
+        kept = reply.returned.arrays
+        before = [array.copy() for array in kept]
         self._ask_once(replace(reply.probe, x=reply.probe.x[::-1] + 1.0))
-        if not all(map(np.array_equal, before, reply.arrays)):
+        if not all(map(np.array_equal, before, kept)):
             say = (
                 "the next call overwrites the arrays that a call returned: copy a gradient before "
                 "you compute another"
@@ -241,7 +227,7 @@ class Caller:
         except Exception as error:  # noqa: BLE001  # what somebody's code raises is a finding
             line, place = _line(error)
             say = f"on {probe} the function raises {type(error).__name__}: {error}{place}"
-            return Reply(probe, None, (Finding("raises", None, None, say),), True, line)
+            return Reply(probe, None, (Finding("raises", None, None, say),), line)
         expected = Expected(
             tuple(w.shape for w in kept[: len(W)]), tuple(v.size for v in b),
             probe.samples, self.layout.columns, self.order, self.form.names,
@@ -249,68 +235,65 @@ class Caller:
         returned = sort_out(value, expected)
         now = [np.asarray(v) for v in (*lists[0][: len(W)], *lists[1][: len(b)], x, y)]
         changed = _changed(kept, now, len(W), len(b), returned)
-        answer = self._answer(probe, returned)
-        return Reply(
-            probe,
-            answer if returned.usable else None,
-            (*changed, *returned.problems),
-            order=returned.order,
-            dtypes=returned.dtypes,
-            arrays=returned.arrays,
-        )
-
-    def _answer(self, probe: Probe, returned: Returned) -> Answer:
-        W, b = (
+        found = self.layout.take(returned.W, returned.b)
+        filled = (
             tuple(
                 np.full_like(like, np.nan) if one is None else np.array(one)
-                for one, like in zip(found, likes, strict=True)
+                for one, like in zip(of_kind, likes, strict=True)
             )
-            for found, likes in zip(
-                self.layout.take(returned.W, returned.b), (probe.W, probe.b), strict=True
-            )
+            for of_kind, likes in zip(found, (probe.W, probe.b), strict=True)
         )
-        return Answer(W, b, returned.loss)
+        answer = Answer(*filled, returned.loss) if returned.usable else None
+        return Reply(probe, answer, (*changed, *returned.problems), returned=returned)
+
+
+def arrays(answer: Answer) -> Iterator[Array]:
+    """dW of every layer, then db of every layer."""
+    return itertools.chain(answer.W, answer.b)
+
+
+def each(function: Callable[..., Array], first: Answer, *more: Answer) -> Answer:
+    """What a function gives for the arrays of several answers, one by one; the first one's loss."""
+    W, b = (
+        tuple(map(function, *(getattr(answer, kind) for answer in (first, *more))))
+        for kind in ("W", "b")
+    )
+    return Answer(W, b, first.loss)
 
 
 def _mean(answers: Sequence[Answer]) -> Answer:
     """The average of the answers for single samples."""
     losses = [answer.loss for answer in answers if answer.loss is not None]
-    return Answer(
-        tuple(np.mean([a.W[i] for a in answers], axis=0) for i in range(len(answers[0].W))),
-        tuple(np.mean([a.b[i] for a in answers], axis=0) for i in range(len(answers[0].b))),
-        float(np.mean(losses)) if losses else None,
-    )
-
-
-def _other(say: str) -> Finding:
-    return Finding("not deterministic", None, None, say)
+    mean = each(lambda *of_samples: np.asarray(np.mean(of_samples, axis=0)), *answers)
+    return replace(mean, loss=float(np.mean(losses)) if losses else None)
 
 
 def _score(reply: Reply) -> tuple[float, ...]:
     """How well a layout works: gradients that are whole, few problems, near the truth."""
-    if reply.raised:
-        return (-1.0, float(reply.progress), 0.0, 0.0)
+    if reply.raised is not None:
+        return (-1.0, float(reply.raised), 0.0, 0.0)
     if reply.answer is None:
         return (0.0, 0.0, 0.0, 0.0)
-    whole = sum(map(usable, (*reply.answer.W, *reply.answer.b)))
-    return (1.0, float(whole), -float(len(reply.problems)), _likeness(reply))
+    whole = sum(map(usable, arrays(reply.answer)))
+    return (1.0, float(whole), -float(len(reply.problems)), _likeness(reply.probe, reply.answer))
 
 
-def _likeness(reply: Reply) -> float:
-    """The largest cosine between a gradient that was found and the true one."""
-    probe, answer = reply.probe, reply.answer
-    assert answer is not None
+def true_gradients(probe: Probe) -> Answer:
+    """What a function should give for a probe, in float64."""
     true = truth.backpropagate(
         probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
     ).gradients
-    best = 0.0
-    for found, right in zip((*answer.W, *answer.b), (*true.W, *true.b), strict=False):
+    return Answer(true.W, true.b)
+
+
+def _likeness(probe: Probe, answer: Answer) -> float:
+    """How like the true gradients those found are: the sum of the cosines."""
+    likeness = 0.0
+    for found, right in zip(arrays(answer), arrays(true_gradients(probe)), strict=False):
         if usable(found) and found.any() and right.any():
-            cosine = float((found * right).sum()) / float(
-                np.linalg.norm(found) * np.linalg.norm(right)
-            )
-            best += abs(cosine)
-    return best
+            lengths = float(np.linalg.norm(found) * np.linalg.norm(right))
+            likeness += abs(float((found * right).sum()) / lengths)
+    return likeness
 
 
 def _line(error: Exception) -> tuple[int, str]:
@@ -342,22 +325,19 @@ def _changed(
     if not wrong:
         return []
     say = f"the function changes its arguments in place: {', '.join(names[i] for i in wrong)}"
-    steps = [
-        _step(before[i], after[i], returned.W[i])
-        for i in wrong
-        if i < weights and returned.W[i] is not None
-    ]
-    if steps and steps[0] is not None:
-        say += f" (moved by {steps[0]:.4g} times the gradient: a training step)"
+    moved = ((i, returned.W[i]) for i in wrong if i < weights)
+    steps = (_step(before[i], after[i], g) for i, g in moved if g is not None)
+    if (step := next(steps, None)) is not None:
+        say += f" (moved by {step:.4g} times the gradient: a training step)"
     layer = wrong[0] if wrong[0] < weights and len(wrong) == 1 else None
     tensor = "W" if wrong[0] < weights else "b" if wrong[0] < weights + biases else names[wrong[0]]
     say += ". Copy them before you change them"
     return [Finding("inputs changed in place", layer, tensor, say)]
 
 
-def _step(old: Array, new: Array, gradient: Array | None) -> float | None:
+def _step(old: Array, new: Array, gradient: Array) -> float | None:
     """The factor by which an argument was moved along its gradient, if it was."""
-    if gradient is None or old.shape != gradient.shape or not gradient.any():
+    if old.shape != gradient.shape or not gradient.any():
         return None
     moved = new - old
     factor = float((moved * gradient).sum() / (gradient * gradient).sum())
@@ -367,17 +347,19 @@ def _step(old: Array, new: Array, gradient: Array | None) -> float | None:
 
 def _same(one: Answer, other: Answer) -> bool:
     """Whether two answers agree but for the order in which threads add up."""
-    for a, b in zip((*one.W, *one.b), (*other.W, *other.b), strict=True):
-        size = max(float(np.abs(a).max(initial=0)), float(np.abs(b).max(initial=0)))
-        if np.abs(a - b).max(initial=0) > 1e-6 * size:
-            return False
-    return True
+    pairs = list(zip(arrays(one), arrays(other), strict=True))
+    largest = (np.abs(pair).max(initial=0) for pair in pairs)
+    return all(_size(a - b) <= 1e-6 * size for (a, b), size in zip(pairs, largest, strict=True))
+
+
+def _size(array: Array) -> float:
+    return float(np.abs(array).max(initial=0))
 
 
 def _changing(answers: Sequence[Answer]) -> tuple[Answer, Finding]:
     """Why three answers to the same question differ, and the gradient that is behind them."""
     first, second, third = answers
-    growth, again = _difference(second, first), _difference(third, second)
+    growth, again = each(np.subtract, second, first), each(np.subtract, third, second)
     last = len(first.W) - 1
     rest = _ratio(again, growth)
     if rest is not None and abs(rest - 1) < 1e-6:
@@ -394,7 +376,12 @@ def _changing(answers: Sequence[Answer]) -> tuple[Answer, Finding]:
             "adds its gradients to a part of those before, as momentum does. Return the gradient "
             "alone; momentum belongs in the step"
         )
-        return _less(second, first, growth, rest), Finding("momentum mixed in", last, "dW", say)
+
+        def alone(f: Array, s: Array, g: Array) -> Array:
+            return s - rest * f if _size(g) > 1e-9 * _size(f) else f
+
+        found = each(alone, first, second, growth)
+        return found, Finding("momentum mixed in", last, "dW", say)
     if factors[0] is not None and factors[1] is not None:
         say = (
             "the same arguments give the same gradients with another factor at each call "
@@ -402,49 +389,22 @@ def _changing(answers: Sequence[Answer]) -> tuple[Answer, Finding]:
             "decays, or a counter"
         )
         return first, Finding("factor of its own in each call", None, None, say)
-    arrays = (("dW", growth.W, first.W), ("db", growth.b, first.b))
-    places = [
-        (name, layer)
-        for name, moved, of_first in arrays
-        for layer, g in enumerate(moved)
-        if np.abs(g).max(initial=0) > 1e-6 * np.abs(of_first[layer]).max(initial=0)
-    ]
-    every = len(places) == len(first.W) + len(first.b)
-    shown = "" if every else f" ({', '.join(f'{n}[{i}]' for n, i in places)}, the others do not)"
+    moved = [_size(g) > 1e-6 * _size(f) for g, f in zip(arrays(growth), arrays(first), strict=True)]
+    names = [f"d{kind}[{i}]" for kind in "Wb" for i, _ in enumerate(getattr(first, kind))]
+    places = ", ".join(itertools.compress(names, moved))
+    shown = "" if all(moved) else f" ({places}, the others do not)"
     say = (
         f"the same arguments give other gradients the second time{shown}. Switch off dropout and "
         "noise, and look for state that is kept between calls. Nothing else can be checked before"
     )
-    return first, _other(say)
+    return first, Finding("not deterministic", None, None, say)
 
 
 def _ratio(one: Answer, other: Answer) -> float | None:
     """The number by which ``other`` is to be multiplied to give ``one``; None if there is none."""
-    pairs = list(zip((*one.W, *one.b), (*other.W, *other.b), strict=True))
+    pairs = list(zip(arrays(one), arrays(other), strict=True))
     square = sum(float((b * b).sum()) for _, b in pairs)
     if not square:
         return None
     factor = sum(float((a * b).sum()) for a, b in pairs) / square
-    scaled = Answer(tuple(factor * w for w in other.W), tuple(factor * v for v in other.b))
-    return factor if _same(one, scaled) else None
-
-
-def _less(second: Answer, first: Answer, growth: Answer, share: float) -> Answer:
-    """The second answer less a share of the first, in the arrays that change."""
-
-    def less(s: Array, f: Array, g: Array) -> Array:
-        return s - share * f if np.abs(g).max(initial=0) > 1e-9 * np.abs(f).max(initial=0) else f
-
-    return Answer(
-        tuple(map(less, second.W, first.W, growth.W)),
-        tuple(map(less, second.b, first.b, growth.b)),
-        first.loss,
-    )
-
-
-def _difference(one: Answer, other: Answer) -> Answer:
-    return Answer(
-        tuple(a - b for a, b in zip(one.W, other.W, strict=True)),
-        tuple(a - b for a, b in zip(one.b, other.b, strict=True)),
-        one.loss,
-    )
+    return factor if _same(one, each(lambda b: factor * b, other)) else None

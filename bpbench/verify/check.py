@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from bpbench.errors import UsageError, unknown
 from bpbench.network import MLP, Parameters
-from bpbench.verify.arguments import LABELS, SAMPLES, WEIGHTS
+from bpbench.verify.arguments import LABELS, SAMPLES, WEIGHTS, Said
 from bpbench.verify.calling import OVERWRITTEN, Caller, Reply
 from bpbench.verify.diagnose import probe as probes
 from bpbench.verify.diagnose.probe import Probe
@@ -75,38 +75,32 @@ def check(
     Raises:
         UsageError: an argument of ``check`` that cannot be meant.
     """
-    _validate(network, my_gradients, weights, samples, labels, dtype)
+    said = Said(weights, samples, labels)
+    _validate(network, my_gradients, said, dtype)
     own = probes.own_sizes(network, seed, l2)
     if parameters is not None or x is not None or y is not None:
         own.append(_own_case(network, parameters, x, y, l2))
     caller = Caller(my_gradients, network.layers, network.bias, dtype)
     generic, equal = probes.generic(network, seed, l2), probes.equal_neighbours(network, seed, l2)
     tried = [probes.for_layouts(network, seed, l2), generic[0], *(family[0] for family in equal)]
-    settled = caller.settle(tried, weights, samples, labels)
+    settled = caller.settle(tried, said)
     name = getattr(my_gradients, "__name__", type(my_gradients).__name__)
     how = "as given" if weights and samples else "recognised"
     subject = f"{name} on {network}; {caller.layout} ({how})"
-    hints = _other_layout(caller, tried, settled, (weights, samples, labels))
+    hints = _other_layout(caller, tried, settled, said)
     if settled.answer is None:
-        alone = _alone(caller, network, (weights, samples, labels), seed)
+        alone = _alone(caller, network, said, seed)
         return Report(WRONG, subject, once([*hints, *alone, *settled.problems]))
     others = [ask(caller, generic)]
     if not others[0].ran and network.sizes[-1] == 1:
         others = [ask(caller, probes.generic(network, seed, l2, outputs=1))]
     if others[0].ran:  # where sizes are all different, shapes tell in which order arrays come
-        caller.order = others[0].replies[0].order
+        caller.order = others[0].replies[0].returned.order
     others += [ask(caller, family) for family in equal]
     return _report(caller, subject, hints, ask(caller, own), others)
 
 
-def _validate(
-    network: MLP,
-    function: Callable[..., Any],
-    weights: str | None,
-    samples: str | None,
-    labels: str | None,
-    dtype: str,
-) -> None:
+def _validate(network: MLP, function: Callable[..., Any], said: Said, dtype: str) -> None:
     if not isinstance(network, MLP):
         raise UsageError(f"check: network is a {type(network).__name__}; expected bpbench.MLP(...)")
     if not callable(function):
@@ -114,9 +108,9 @@ def _validate(
             f"check: my_gradients is a {type(function).__name__}; "
             "expected a function (W, b, x, y) -> (dW, db)"
         )
-    for name, value, allowed in (
-        ("weights", weights, WEIGHTS), ("samples", samples, SAMPLES), ("labels", labels, LABELS),
-    ):  # fmt: skip
+    for (name, value), allowed in zip(
+        said._asdict().items(), (WEIGHTS, SAMPLES, LABELS), strict=True
+    ):
         if value is not None and value not in allowed:
             raise unknown(f"check: {name}", value, allowed)
     if dtype not in DIGITS_LOST:
@@ -140,17 +134,14 @@ def _own_case(
 
 
 def _other_layout(
-    caller: Caller,
-    tried: Sequence[Probe],
-    settled: Reply,
-    given: tuple[str | None, str | None, str | None],
+    caller: Caller, tried: Sequence[Probe], settled: Reply, said: Said
 ) -> list[Finding]:
     """A layout in which a function runs that does not in the one that was given."""
     own = tried[0].network
-    if not any(given) or (settled.clean and settled.probe.network == own):
+    if not any(said) or (settled.clean and settled.probe.network == own):
         return []
     kept = caller.layout
-    free = caller.settle(tried, None, None, None)
+    free = caller.settle(tried, Said())
     found, caller.layout = caller.layout, kept
     if not free.clean or free.probe.network != own:
         return []
@@ -158,11 +149,9 @@ def _other_layout(
     return [Finding("layout", None, None, say, "likely")]
 
 
-def _alone(
-    caller: Caller, network: MLP, given: tuple[str | None, str | None, str | None], seed: int
-) -> list[Finding]:
+def _alone(caller: Caller, network: MLP, said: Said, seed: int) -> list[Finding]:
     """What it tells that a function, which fails with several samples, works with one."""
-    reply = caller.settle([probes.draw(network, 1, seed, 0.0, "one sample")], *given)
+    reply = caller.settle([probes.draw(network, 1, seed, 0.0, "one sample")], said)
     if not reply.clean:
         return []
     if network.sizes[-1] == 1:
@@ -295,7 +284,7 @@ def _without_consequences(
 
 def _lower_precision(caller: Caller, main: Family) -> list[Finding]:
     """Arrays of a lower precision than was claimed."""
-    dtypes = {dtype for reply in main.replies for dtype in reply.dtypes}
+    dtypes = {dtype for reply in main.replies for dtype in reply.returned.dtypes}
     low = sorted(dtypes & {"float16", "bfloat16", "float32"})
     if caller.dtype != "float64" or not low:
         return []

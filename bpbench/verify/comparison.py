@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from bpbench.network import Array
 from bpbench.verify.findings import (
     NOISE_LIMITED,
     SEEN_SIGMAS,
+    SIGMAS,
     VACUOUS,
     Finding,
     TensorError,
@@ -26,10 +29,12 @@ def name_of(place: Place) -> str:
     return place[0] if place[1] is None else f"{place[0]}[{place[1]}]"
 
 
-def misfit(place: Place, found: Any, shape: tuple[int, ...], dtype: str) -> Finding | None:
-    """What keeps ``found`` from being compared at all: its kind, shape, dtype, or nan."""
+def unfit(place: Place, found: Any, true: Any, sigma: Array, dtype: str) -> Finding | None:
+    """What keeps ``found`` from being compared at all: its kind, shape, dtype, or nan or infinity
+    where the truth is within the dtype's range.
+    """
     tensor, layer = place
-    name = name_of(place)
+    name, shape = name_of(place), true.shape
     try:
         got = np.asarray(found)
         kind = got.dtype.kind
@@ -45,16 +50,11 @@ def misfit(place: Place, found: Any, shape: tuple[int, ...], dtype: str) -> Find
     if kind not in "fiu":
         say = f"{name} has dtype {got.dtype}; expected real numbers"
         return Finding("wrong dtype", layer, tensor, say)
-    return None
-
-
-def not_finite(place: Place, found: Any, true: Any, sigma: Array, dtype: str) -> Finding | None:
-    """The finding for nan or infinity where the truth is within the dtype's range."""
-    bad = ~np.isfinite(np.asarray(found)) & ~overflowing(true, dtype) & np.isfinite(sigma)
+    bad = ~np.isfinite(got) & ~overflowing(true, dtype) & np.isfinite(sigma)
     if not bad.any():
         return None
-    say = f"{name_of(place)} holds nan or infinity in {bad.sum()} of {bad.size} entries"
-    return Finding("not finite", place[1], place[0], say)
+    say = f"{name} holds nan or infinity in {bad.sum()} of {bad.size} entries"
+    return Finding("not finite", layer, tensor, say)
 
 
 def overflowing(true: Any, dtype: str) -> Array:
@@ -64,32 +64,40 @@ def overflowing(true: Any, dtype: str) -> Array:
     return ~within
 
 
-def compare(
-    place: Place,
-    found: Any,
-    true: Any,
-    sigma: Array,
+def errors(
+    found: Mapping[Place, Any],
+    true: Mapping[Place, Any],
+    sigma: Mapping[Place, Array],
     dtype: str,
     *,
-    moved: Any = None,
-    factor: float = math.inf,
-) -> TensorError:
-    """The error of one tensor.
+    moved: Mapping[Place, Any] = MappingProxyType({}),
+    factor: Mapping[Place, float] = MappingProxyType({}),
+) -> list[TensorError]:
+    """The errors of some tensors.
 
     Args:
-        place: which.
         found: any real dtype, finite but where the truth overflows ``dtype``.
         true: in a higher precision.
         sigma: standard deviations of rounding, as found.
         dtype: what was claimed.
         moved: what relative errors are relative to, where that is not the truth itself.
-        factor: the standard deviation of the factor by which the whole may be off.
+        factor: the standard deviation of the factor by which a whole tensor may be off.
     """
+    return [
+        _error(place, value, true[place], sigma[place], dtype,
+               moved.get(place, true[place]), factor.get(place, math.inf))
+        for place, value in found.items()
+    ]  # fmt: skip
+
+
+def _error(
+    place: Place, found: Any, true: Any, sigma: Array, dtype: str, moved: Any, factor: float
+) -> TensorError:
     ignored = overflowing(true, dtype) | ~np.isfinite(sigma)
     with np.errstate(invalid="ignore"):
         off = np.where(ignored, 0.0, difference(found, true))
         error = np.abs(off)
-    size = np.abs(np.asarray((true if moved is None else moved).astype(np.float64)))
+    size = np.abs(np.asarray(moved.astype(np.float64)))
     largest = float(size[~ignored].max(initial=0))
     worst = float(error.max(initial=0))
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -100,6 +108,11 @@ def compare(
             sigmas, limit = max(sigmas, abs(common) / factor), min(limit, factor)
     share = worst / largest if largest else math.inf if worst else 0.0
     return TensorError(*place, share, sigmas, SEEN_SIGMAS * limit)
+
+
+def within(tensors: Sequence[TensorError]) -> bool:
+    """Whether rounding explains all errors."""
+    return all(t.sigmas <= SIGMAS for t in tensors)
 
 
 def limits(

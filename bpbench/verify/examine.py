@@ -15,24 +15,13 @@ import numpy as np
 
 from bpbench.backend import Backpropagation, Gradients
 from bpbench.network import MLP, Array
-from bpbench.verify import truth
-from bpbench.verify.calling import Caller, Reply
-from bpbench.verify.comparison import compare
+from bpbench.verify.calling import Caller, Reply, each, true_gradients
 from bpbench.verify.diagnose import Diagnosis, diagnose
 from bpbench.verify.diagnose import probe as probes
 from bpbench.verify.diagnose.losses import judge_losses
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.diagnose.readings import Reading, right
-from bpbench.verify.findings import (
-    REDUCED_PRECISION,
-    RIGHT,
-    SIGMAS,
-    WRONG,
-    Finding,
-    Report,
-    TensorError,
-)
-from bpbench.verify.tolerance import standard_deviations
+from bpbench.verify.findings import RIGHT, SIGMAS, WRONG, Finding, Report, TensorError
 from bpbench.verify.verdict import judge
 
 DIGITS_LOST = {"float64": 1e-13, "float32": 3e-5}
@@ -94,18 +83,19 @@ def _judged(reply: Reply, dtype: str) -> Report:
     subject = str(probe)
     if answer is None:
         return Report(WRONG, subject)
-    W, b = (answer.W, answer.b) if reply.whole else _completed(probe, answer)
-    whole = Gradients(
-        tuple(np.asarray(w, dtype) for w in W), tuple(np.asarray(v, dtype) for v in b)
-    )
+    if reply.whole:
+        whole = answer
+    else:  # the truth stands in for what cannot be looked at
+        whole = each(lambda g, t: g if usable(g) else t, answer, true_gradients(probe))
+    cast = each(lambda g: np.asarray(g, dtype), whole)
     nothing: Any = None
-    found = Backpropagation(nothing, nothing, nothing, nothing, whole, nothing)
-    report = judge(probe.network, probe.parameters, probe.x, probe.y, found, dtype, l2=probe.l2)
+    found = Backpropagation(nothing, nothing, nothing, nothing, Gradients(cast.W, cast.b), nothing)
+    given = (probe.network, probe.parameters, probe.x, probe.y)
+    # a person's formulas are meant to be exact
+    report = judge(*given, found, dtype, l2=probe.l2, reduced=False)
     if not reply.whole:
         tensors = tuple(_own_error(tensor, answer) for tensor in report.tensors)
         return replace(report, verdict=WRONG, tensors=tensors)
-    if report.verdict == REDUCED_PRECISION:  # a person's formulas are meant to be exact
-        report = replace(report, verdict=WRONG, tensors=_errors(probe, whole, dtype))
     if report.verdict == WRONG and max(t.error for t in report.tensors) < DIGITS_LOST[dtype]:
         return replace(report, verdict=RIGHT, findings=())
     return report
@@ -115,34 +105,6 @@ def _own_error(tensor: TensorError, answer: Answer) -> TensorError:
     """The error of a tensor, or none where the truth stood in for it."""
     found = (answer.W if tensor.name == "dW" else answer.b)[tensor.layer or 0]
     return tensor if usable(found) else replace(tensor, error=math.nan, sigmas=math.nan)
-
-
-def _errors(probe: Probe, found: Gradients[Array], dtype: str) -> tuple[TensorError, ...]:
-    """The errors of gradients in standard deviations of the claimed dtype's rounding."""
-    given = (probe.network, probe.parameters.astype(dtype), probe.x.astype(dtype))
-    y = probe.y.astype(dtype)
-    true = truth.backpropagate(*given, y, l2=probe.l2, dtype=truth.precision_above(dtype))
-    sigmas = standard_deviations(*given, y, l2=probe.l2, dtype=dtype)
-    errors = []
-    for name, kind in (("dW", "W"), ("db", "b")):
-        values, right, allowed = (
-            getattr(g, kind) for g in (found, true.gradients, sigmas.gradients)
-        )
-        for layer, value in enumerate(values):
-            errors.append(compare((name, layer), value, right[layer], allowed[layer], dtype))
-    return tuple(errors)
-
-
-def _completed(probe: Probe, answer: Answer) -> tuple[list[Array], list[Array]]:
-    """W and b, where the truth stands in for what cannot be looked at."""
-    true = truth.backpropagate(
-        probe.network, probe.parameters, probe.x, probe.y, l2=probe.l2, dtype="float64"
-    ).gradients
-    pairs = ((answer.W, true.W), (answer.b, true.b))
-    W, b = (
-        [g if usable(g) else t for g, t in zip(found, right, strict=True)] for found, right in pairs
-    )
-    return W, b
 
 
 def once(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -340,8 +302,8 @@ def _doubted(finding: Finding) -> Finding:
 def _cut_off(family: Family) -> bool:
     """Whether several entries of some gradient have the very same size, and none a larger one."""
     answers = [reply.answer for reply in family.replies if reply.answer is not None]
-    arrays = [np.abs(array) for answer in answers for array in (*answer.W, *answer.b)]
-    return any((array == array.max(initial=0)).sum() > 1 for array in arrays if array.any())
+    sizes = [np.abs(array) for answer in answers for array in (*answer.W, *answer.b)]
+    return any((size == size.max(initial=0)).sum() > 1 for size in sizes if size.any())
 
 
 def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:

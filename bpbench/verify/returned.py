@@ -17,14 +17,14 @@ from bpbench.network import Array
 from bpbench.verify.findings import Finding
 
 _LOSS = {"loss", "cost", "j", "l", "error", "objective", "e"}
-_NAMED = r"^(?:d|g|grads?|gradients?|nabla|delta)?[_ ]?(?:{})s?[_ ]?(\d*)$"
-_W = re.compile(_NAMED.format("w|weight|kernel|theta|syn"))
-_B = re.compile(_NAMED.format("b|bias|biase"))
-_DERIVED = r"^(?:gradients?|grads?|nabla|delta|d|g)_?"
-_UNDERIVED = re.compile(_DERIVED)
-_OF_ONE_LAYER = _DERIVED + r"(?:{})\w*$"
-_NAMED_W = re.compile(_OF_ONE_LAYER.format("w|weights?|kernel|theta|syn"))
-_NAMED_B = re.compile(_OF_ONE_LAYER.format("b|bias(?:es)?"))
+_DERIVED = re.compile(r"^(?:gradients?|grads?|nabla|delta|d|g)_?")
+_NUMBERED = r"^(?:d|g|grads?|gradients?|nabla|delta)?[_ ]?(?:{})s?[_ ]?(\d*)$"
+_NAMES = {"W": "w|weight|kernel|theta|syn", "b": "b|bias|biase"}
+_BY_NUMBER = {kind: re.compile(_NUMBERED.format(names)) for kind, names in _NAMES.items()}
+"""dW1, grad_b2, weights; the number may be missing."""
+_BY_NAME = {
+    kind: re.compile(rf"{_DERIVED.pattern}(?:{names})\w*$") for kind, names in _NAMES.items()
+}
 """dWh, dw_out, grad_b_hidden: layers by names of their own, in the order in which they come."""
 
 
@@ -146,12 +146,11 @@ def _plain(value: Any) -> Any:
 
 
 def _parts(value: Any, expected: Expected) -> _Parts | None:
-    if hasattr(value, "gradients"):  # bpbench's Backpropagation
-        return _Parts(list(value.gradients.W), list(value.gradients.b), value.loss)
-    if hasattr(value, "dW") and hasattr(value, "db") and not _is_sequence(value):
-        return _Parts(list(value.dW), list(value.db), getattr(value, "loss", None))
-    if hasattr(value, "W") and hasattr(value, "b"):
-        return _Parts(list(value.W), list(value.b), getattr(value, "loss", None))
+    held = getattr(value, "gradients", value)  # bpbench's Backpropagation holds them there
+    for W, b in (("dW", "db"), ("W", "b")):
+        if hasattr(held, W) and hasattr(held, b) and not _is_sequence(held):
+            loss = getattr(value, "loss", None)
+            return _Parts(list(getattr(held, W)), list(getattr(held, b)), loss)
     if isinstance(value, Mapping):
         return _from_mapping(_as_parameters(value, expected))
     if not _is_sequence(value):
@@ -174,7 +173,7 @@ def _as_parameters(mapping: Mapping[Any, Any], expected: Expected) -> Mapping[An
     found, layers = {}, expected.layers
     for i, name in enumerate(expected.names):
         kind, number = ("W", i + 1) if i < layers else ("b", i + 1 - layers)
-        key = next((k for k in mapping if _UNDERIVED.sub("", str(k).lower()) == name.lower()), None)
+        key = next((k for k in mapping if _DERIVED.sub("", str(k).lower()) == name.lower()), None)
         if key is None:
             return mapping
         found[key] = f"{kind}{number}"
@@ -198,22 +197,16 @@ def _from_mapping(mapping: Mapping[Any, Any], one_layer: bool = False) -> _Parts
             parts.W += inner.W
             parts.b += inner.b
             parts.loss = inner.loss if parts.loss is None else parts.loss
-        for kind, pattern in (("W", _W), ("b", _B)):
+        for kind, pattern in _BY_NUMBER.items():
             match = pattern.match(name)
             if match and not isinstance(value, Mapping):
-                found[kind][int(match[1]) if match[1] else -1] = value
+                found[kind][int(match[1] or -1)] = value
     if not any(found.values()):
-        for kind, pattern in (("W", _NAMED_W), ("b", _NAMED_B)):
+        for kind, pattern in _BY_NAME.items():
             named = [v for k, v in mapping.items() if pattern.match(str(k).strip().lower())]
             found[kind] = dict(enumerate(named))
-    for kind, target in (("W", parts.W), ("b", parts.b)):
-        numbered = found[kind]
-        if (
-            set(numbered) == {-1}
-            and not one_layer
-            and _is_sequence(numbered[-1])
-            and _listed(numbered[-1])
-        ):
+    for numbered, target in ((found["W"], parts.W), (found["b"], parts.b)):
+        if set(numbered) == {-1} and not one_layer and _listed(numbered[-1]):
             target += list(numbered[-1])
         else:
             target += [numbered[number] for number in sorted(numbered)]
@@ -232,16 +225,15 @@ def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
     if len(items) == 1 and _is_sequence(items[0]) and (bias or _nested(items[0], 3)):
         inner = _from_sequence(list(items[0]), expected)
         return None if inner is None else _Parts(inner.W, inner.b, loss)
-    both = len(items) == 2 and bias and layers > 1 and all(map(_listed, items))
-    if both and _fit(items[1], items[0], expected) > _fit(items[0], items[1], expected):
+    both = len(items) == 2 and bias
+    listed = both and layers > 1 and all(map(_listed, items))
+    if listed and _fit(items[1], items[0], expected) > _fit(items[0], items[1], expected):
         items.reverse()  # (db, dW)
-    if len(items) == layers and all(_is_pair(item) for item in items):
-        pairs = [(item[0], item[1]) for item in items]
-        if layers != 2 or _fit([p[0] for p in pairs], [p[1] for p in pairs], expected) > _fit(
-            list(items[0]), list(items[1]), expected
-        ):
-            return _Parts([p[0] for p in pairs], [p[1] for p in pairs], loss)
-    if len(items) == 2 and bias and all(_is_sequence(item) for item in items):
+    if len(items) == layers and all(map(_is_pair, items)):
+        W, b = ([item[i] for item in items] for i in (0, 1))
+        if layers != 2 or _fit(W, b, expected) > _fit(items[0], items[1], expected):
+            return _Parts(W, b, loss)
+    if both and all(map(_is_sequence, items)):
         if layers > 1 or _nested(items[0], 3):
             return _Parts(list(items[0]), list(items[1]), loss)
         return _Parts([items[0]], [items[1]], loss)
@@ -258,18 +250,12 @@ def _from_sequence(items: list[Any], expected: Expected) -> _Parts | None:
 def _from_flat(items: list[Any], expected: Expected, loss: Any) -> _Parts:
     """(dW1, db1, dW2, db2), (dW1, dW2, db1, db2), or from the output back, as the shapes tell."""
     n = expected.layers
-    orders = (
-        (items[0::2], items[1::2]),
-        (items[:n], items[n:]),
-        (items[0::2][::-1], items[1::2][::-1]),
-        (items[:n][::-1], items[n:][::-1]),
-        (items[1::2], items[0::2]),
-        (items[n:], items[:n]),
-    )
+    pairs, halves = (items[0::2], items[1::2]), (items[:n], items[n:])
+    orders = [pairs, halves]
+    orders += [(W[::-1], b[::-1]) for W, b in orders] + [(b, W) for W, b in orders]
     fits = [_fit(W, b, expected) for W, b in orders]
     best = max(range(len(orders)), key=lambda i: (fits[i], i == expected.order))
-    W, b = orders[best]
-    return _Parts(list(W), list(b), loss, best)
+    return _Parts(*orders[best], loss, best)
 
 
 def _fit(W: Sequence[Any], b: Sequence[Any], expected: Expected) -> int:
@@ -332,96 +318,91 @@ def _checked(parts: _Parts, expected: Expected) -> Returned:
             parts = _Parts(parts.W[::-1], parts.b[::-1], parts.loss, BACKWARDS)
             say = "the gradients come from the output back: dW[0] is that of the last layer"
             problems.append(Finding("layers in reverse order", None, "dW", say))
-    W, b = [], []
     dtypes: set[str] = set()
-    for name, given, wanted in (("dW", parts.W, expected.layers), ("db", parts.b, len(expected.b))):
-        if len(given) != wanted:
-            say = f"{name} has {len(given)} arrays; expected {wanted}, one for each layer"
+    shapes = [(n,) for n in expected.b]
+    kinds = (("dW", parts.W, expected.W, _weights), ("db", parts.b, shapes, _biases))
+    for name, given, wanted, _ in kinds:
+        if len(given) != len(wanted):
+            say = f"{name} has {len(given)} arrays; expected {len(wanted)}, one for each layer"
             problems.append(Finding("wrong count", None, name, say))
-    for layer, shape in enumerate(expected.W):
-        array = _numbers(parts.W, "dW", layer, problems, dtypes)
-        W.append(None if array is None else _weights(array, shape, layer, expected, problems))
-    for layer, n in enumerate(expected.b):
-        array = _numbers(parts.b, "db", layer, problems, dtypes)
-        b.append(None if array is None else _biases(array, n, layer, expected, problems))
+    found: list[list[Array | None]] = []
+    for name, given, wanted, fitted in kinds:
+        found.append([None] * len(wanted))
+        for layer, (value, shape) in enumerate(zip(given, wanted, strict=False)):
+            place = f"{name}[{layer}]"
+            array, problem = _numbers(value, place, dtypes)
+            if array is not None:
+                array, problem = fitted(array, place, shape, layer, expected)
+            found[-1][layer] = array
+            problems += [Finding(problem[0], layer, name, problem[1])] if problem else []
     loss = None
     if parts.loss is not None:
         loss = float(to_numpy(parts.loss).astype(np.float64).reshape(-1)[0])
     arrays = tuple(g for g in (*parts.W, *parts.b) if isinstance(g, np.ndarray))
-    return Returned(
-        tuple(W), tuple(b), loss, tuple(problems), parts.order, frozenset(dtypes), arrays
-    )
+    W, b = map(tuple, found)
+    return Returned(W, b, loss, tuple(problems), parts.order, frozenset(dtypes), arrays)
 
 
-def _numbers(
-    given: Sequence[Any], name: str, layer: int, problems: list[Finding], dtypes: set[str]
-) -> Array | None:
+_Fitted = tuple[Array | None, tuple[str, str] | None]
+"""An array in its right shape, if it can be used; the name of what is wrong with it, and what to
+say, if something is.
+"""
+
+
+def _numbers(value: Any, place: str, dtypes: set[str]) -> _Fitted:
     """One array of the result, if it is one and holds finite numbers."""
-    place = f"{name}[{layer}]"
-    if layer >= len(given):
-        return None
     try:
-        array = to_numpy(given[layer])
+        array = to_numpy(value)
     except (TypeError, ValueError):
-        say = f"{place} is {_described(given[layer])}, no array of numbers"
-        problems.append(Finding("no array", layer, name, say))
-        return None
+        return None, ("no array", f"{place} is {_described(value)}, no array of numbers")
     if array.dtype.kind == "f":
         dtypes.add(str(array.dtype))
     array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        bad = int((~np.isfinite(array)).sum())
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
         say = f"{place} holds nan or infinity ({bad} of {array.size} entries)"
-        problems.append(Finding("not finite", layer, name, say))
-        return None
-    return array
+        return None, ("not finite", say)
+    return array, None
 
 
 def _weights(
-    array: Array, shape: tuple[int, ...], layer: int, expected: Expected, problems: list[Finding]
-) -> Array | None:
+    array: Array, place: str, shape: tuple[int, ...], layer: int, expected: Expected
+) -> _Fitted:
     if array.shape == shape:
-        return array
+        return array, None
+    say = f"{place} has shape {array.shape}"
     if array.shape == shape[::-1]:
-        say = f"dW[{layer}] has shape {array.shape}, the transpose of W[{layer}]'s {shape}"
-        problems.append(
-            Finding("dW transposed", layer, "dW", f"{say}. Swap the two sides of the outer product")
-        )
-        return array.T
-    say = f"dW[{layer}] has shape {array.shape}; expected {shape}, that of W[{layer}]"
+        say += f", the transpose of W[{layer}]'s {shape}. Swap the two sides of the outer product"
+        return array.T, ("dW transposed", say)
+    say += f"; expected {shape}, that of W[{layer}]"
     m = expected.samples
     broadcast = tuple(m if n == 1 else n for n in shape)
     if layer == expected.layers - 1 and shape != broadcast == array.shape and m > 1:
         say += ". It has a row for each sample: (m, 1) - (m,) is (m, m); reshape y to (m, 1)"
-        problems.append(Finding("y of shape (m,) against (m,1)", layer, "dW", say))
-    else:
-        problems.append(Finding("wrong shape", layer, "dW", say))
-    return None
+        return None, ("y of shape (m,) against (m,1)", say)
+    return None, ("wrong shape", say)
 
 
 def _biases(
-    array: Array, n: int, layer: int, expected: Expected, problems: list[Finding]
-) -> Array | None:
+    array: Array, place: str, shape: tuple[int, ...], layer: int, expected: Expected
+) -> _Fitted:
+    n, m = shape[0], expected.samples
     if array.shape in ((n,), (n, 1), (1, n)):
-        return array.reshape(n)
-    m = expected.samples
-    text = f"db[{layer}] has shape {array.shape}; expected ({n},)"
+        return array.reshape(n), None
+    say = f"{place} has shape {array.shape}; expected ({n},)"
     if array.size == 1 and m > 1:
-        say = f"{text}: it is summed over the units too. Sum over the samples only"
-        problems.append(Finding("db summed over everything", layer, "db", say))
-        return np.full(n, float(array.reshape(())))
+        say += ": it is summed over the units too. Sum over the samples only"
+        return np.full(n, float(array.reshape(()))), ("db summed over everything", say)
     if array.shape == ((n, m) if expected.columns else (m, n)):
-        say = f"{text}: it is not summed over the samples. Sum delta over the samples"
+        say += ": it is not summed over the samples. Sum delta over the samples"
         if expected.columns:
             say += ' (a function of one sample at a time: check with samples="one column")'
-        problems.append(Finding("db not summed over the samples", layer, "db", say))
-        return np.asarray(array.sum(axis=1 if expected.columns else 0))
+        total = np.asarray(array.sum(axis=1 if expected.columns else 0))
+        return total, ("db not summed over the samples", say)
     if array.shape in ((m,), (m, 1), (1, m)):
-        say = f"{text}: it is summed over the units. Sum over the samples"
-        problems.append(Finding("db summed over the wrong axis", layer, "db", say))
-    else:
-        problems.append(Finding("wrong shape", layer, "db", text))
-    return None
+        say += ": it is summed over the units. Sum over the samples"
+        return None, ("db summed over the wrong axis", say)
+    return None, ("wrong shape", say)
 
 
 def _nothing(expected: Expected, problem: Finding) -> Returned:

@@ -36,21 +36,26 @@ class Training:
     """What training should give: the truth, and how far rounding may stray from it.
 
     Attributes:
-        losses: (steps,), before each step, in a higher precision.
-        W, b: the parameters after the last step.
-        sigma: the standard deviations of "losses", "W" and "b".
+        true: "losses", (steps,), before each step, and "W" and "b" after the last, in a higher
+            precision.
+        sigma: the standard deviations of rounding in them.
         changes: (steps,), by how much each step changes the loss of its own batch, about.
         kinks: how many times a unit came so near to a relu's corner that rounding decides.
         parted: whether runs that differ by rounding alone came to differ by a hundredth.
     """
 
-    losses: list[Any]
-    W: list[Any]
-    b: list[Any]
+    true: dict[Place, Any]
     sigma: dict[Place, Array]
     changes: Array
     kinks: int
     parted: bool
+
+
+def places(losses: Any, W: Sequence[Any], b: Sequence[Any]) -> dict[Place, Any]:
+    """What is known of a training run, by tensor."""
+    pairs: list[tuple[Place, Any]] = [(("losses", None), losses)]
+    pairs += [(("W", layer), v) for layer, v in enumerate(W)]
+    return dict(pairs + [(("b", layer), v) for layer, v in enumerate(b)])
 
 
 def simulate(
@@ -162,13 +167,19 @@ class _Simulation:
     def result(self) -> Training:
         """What has come of it."""
         margin = entry_for(self.optimizer, MARGINS, "the tolerance of training")
-        losses = _widened(np.array(self.sigmas), np.array(self.strayed).T)
-        sigma: dict[Place, Array] = {("losses", None): margin * losses}
-        W, b = self.truth.W, self.truth.b
-        for i, allowed in enumerate(self.parameter_sigmas):
-            sigma[("W", i) if i < len(W) else ("b", i - len(W))] = margin * allowed
-        changes = np.array(self.changes)
-        return Training(self.losses, W, b, sigma, changes, self.kinks, self.parted)
+        allowed = margin * _widened(np.array(self.sigmas), np.array(self.strayed).T)
+        widened = [margin * sigma for sigma in self.parameter_sigmas]
+        W, b, layers = self.truth.W, self.truth.b, self.network.layers
+        losses = np.array(
+            [v if isinstance(v, np.generic) else v.astype(float) for v in self.losses]
+        )
+        return Training(
+            places(losses, W, b),
+            places(allowed, widened[:layers], widened[layers:]),
+            np.array(self.changes),
+            self.kinks,
+            self.parted,
+        )
 
 
 def _apart(strayed: Sequence[Sequence[Array]], W: Sequence[Array]) -> float:

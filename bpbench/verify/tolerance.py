@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from bpbench.activations import find_activation
 from bpbench.arithmetic.rounding import ELEMENTARY, Precision, precision
-from bpbench.backend import Backpropagation, Gradients, map_arrays
+from bpbench.backend import Backpropagation, map_arrays
 from bpbench.network import MLP, Array, Parameters
 from bpbench.verify import runs, truth
 from bpbench.verify.variance import CORNER_SIGMAS, Problem, variances
@@ -60,6 +60,16 @@ class Tolerance:
     sigma: dict[Place, Array]
     factor: dict[Place, float]
     dtype: str
+
+    @cached_property
+    def exact(self) -> dict[Place, Any]:
+        """The truth by tensor, in the precision above ``dtype``."""
+        return dict(parts(self.true))
+
+    @cached_property
+    def rounded(self) -> dict[Place, Array]:
+        """The truth by tensor, in float64."""
+        return {place: np.asarray(v) for place, v in parts(self.problem.true)}
 
     def sigmas(
         self, rounding: Precision | None = None, corners: Sequence[Array] | None = None
@@ -185,46 +195,3 @@ def factor_off(off: Array | float, true: Array, sigma: Array) -> tuple[float, fl
         return 0.0, np.inf
     share = float((off / sigma * weight).sum()) / total
     return share, float(np.sqrt((weight**2).sum())) / total
-
-
-def standard_deviations(
-    network: MLP,
-    parameters: Parameters,
-    x: ArrayLike,
-    y: ArrayLike | None = None,
-    *,
-    cotangent: ArrayLike | None = None,
-    l2: float = 0.0,
-    dtype: str,
-) -> Backpropagation[Array]:
-    """The standard deviation of rounding in every entry of a correct backpropagation.
-
-    Args:
-        network, parameters, x, y, cotangent, l2: as in ``Model.backpropagate``.
-        dtype: what is computed in.
-
-    Returns:
-        float64 arrays; whatever is within 8 of them of the truth is right.
-    """
-    given = [None if v is None else np.asarray(v, dtype) for v in (x, y, cotangent)]
-    assert given[0] is not None
-    limits = tolerance(
-        network, parameters.astype(dtype), given[0], given[1], given[2], l2, dtype
-    ).sigma
-    return _assembled(network, limits)
-
-
-def _assembled(network: MLP, values: dict[Place, Array]) -> Backpropagation[Array]:
-    layers = range(network.layers)
-    tuples = {
-        name: tuple(values[name, layer] for layer in layers)
-        for name in ("z", "a", "delta", "dW", *(("db",) if network.bias else ()))
-    }
-    gradients = Gradients(tuples.pop("dW"), tuples.pop("db", ()))
-    loss = values.get(("loss", None))
-    return Backpropagation(
-        None if loss is None else float(loss),
-        **tuples,
-        gradients=gradients,
-        input_gradient=values["input_gradient", None],
-    )

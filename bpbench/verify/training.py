@@ -6,18 +6,16 @@ within 8 standard deviations of rounding of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from bpbench.errors import unknown
-from bpbench.network import MLP, Parameters
+from bpbench.network import MLP, Array, Parameters
 from bpbench.optimizers import Optimizer
 from bpbench.verify.comparison import REQUIRED_SENSITIVITY as DTYPES
-from bpbench.verify.comparison import compare, limits, misfit, not_finite
+from bpbench.verify.comparison import errors, limits, unfit, within
 from bpbench.verify.findings import (
     KINK,
     NOISE_LIMITED,
@@ -29,7 +27,7 @@ from bpbench.verify.findings import (
     Report,
     TensorError,
 )
-from bpbench.verify.simulation import PARTED, Training, simulate
+from bpbench.verify.simulation import PARTED, Training, places, simulate
 from bpbench.verify.tolerance import Place
 
 SENSITIVITY = 1e-3
@@ -73,81 +71,49 @@ def judge_training(
     subject = f"{len(rows)} steps of {rows.shape[1]} rows by {optimizer}; {network} in {dtype}"
     start = parameters.astype(dtype)
     given = (network, start, np.asarray(x, dtype), np.asarray(y, dtype), rows, optimizer, dtype)
+    found = places(losses, *((), ()) if final is None else (final.W, final.b))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        expected = _of(final, expected or simulate(*given))
-        unfit = _unfit(expected, losses, final, dtype)
-        if unfit:
-            return Report(WRONG, subject, tuple(unfit))
-        tensors = _errors(expected, start, losses, final, dtype)
+        expected = expected or simulate(*given)
+        true = {p: v for p, v in expected.true.items() if final is not None or p[0] == "losses"}
+        misfits = _misfits(found, true, expected.sigma, dtype)
+        if misfits:
+            return Report(WRONG, subject, tuple(misfits))
+        before = places(None, start.W, start.b)
+        moved = {place: v - before[place] for place, v in true.items() if place[0] != "losses"}
+        tensors = errors(found, true, expected.sigma, dtype, moved=moved)
         bounds = _bounds(tensors, expected, dtype)
-        if _fit(tensors):
+        if within(tensors):
             verdict = bounds[0].mistake if bounds else RIGHT
             return Report(verdict, subject, tuple(bounds), tuple(tensors))
         if expected.kinks:
-            wide_sigma = _of(final, simulate(*given, corners=True))
-            wide = _errors(wide_sigma, start, losses, final, dtype)
-            if _fit(wide):
+            sigma = simulate(*given, corners=True).sigma
+            wide = errors(found, true, sigma, dtype, moved=moved)
+            if within(wide):
                 say = (
                     f"{expected.kinks} times a unit came to lie on the corner of a relu within "
                     "rounding, where either derivative may be taken: train on other rows and judge "
                     "again"
                 )
                 return Report(KINK, subject, (Finding(KINK, None, None, say),), tuple(wide))
-    return Report(WRONG, subject, tuple(_findings(tensors)), tuple(tensors))
+    findings = [_wrong_value(t) for t in tensors if t.sigmas > SIGMAS]
+    return Report(WRONG, subject, tuple(findings), tuple(tensors))
 
 
-def _of(final: Parameters | None, expected: Training) -> Training:
-    """What is expected of what was found: of the losses alone where there is no ``final``."""
-    return expected if final is not None else replace(expected, W=[], b=[])
-
-
-def _found(losses: Any, final: Parameters | None) -> list[tuple[Place, Any]]:
-    return _named(losses, *((), ()) if final is None else (final.W, final.b))
-
-
-def _named(losses: Any, W: Sequence[Any], b: Sequence[Any]) -> list[tuple[Place, Any]]:
-    pairs: list[tuple[Place, Any]] = [(("losses", None), losses)]
-    pairs += [(("W", layer), v) for layer, v in enumerate(W)]
-    return pairs + [(("b", layer), v) for layer, v in enumerate(b)]
-
-
-def _stacked(losses: list[Any]) -> Any:
-    """The truth's losses as one array, in longdouble or, of DoubleDouble, as near as float64."""
-    plain = [v if isinstance(v, np.generic | np.ndarray) else v.astype(np.float64) for v in losses]
-    return np.array(plain)
-
-
-def _unfit(expected: Training, losses: Any, final: Parameters | None, dtype: str) -> list[Finding]:
-    found = _found(losses, final)
-    true = dict(_named(_stacked(expected.losses), expected.W, expected.b))
-    unfit = []
-    for place, value in found:
-        if place not in true:
-            unfit.append(
-                Finding("wrong count", None, place[0], f"there is one {place[0]} too many")
-            )
-            continue
-        finding = misfit(place, value, np.shape(true[place]), dtype) or not_finite(
-            place, value, true[place], expected.sigma[place], dtype
-        )
-        unfit += [finding] if finding else []
-    missing = set(true) - {place for place, _ in found}
-    for name, layer in sorted(missing, key=str):
-        unfit.append(Finding("wrong count", layer, name, f"{name}[{layer}] is missing"))
-    return unfit
-
-
-def _errors(
-    expected: Training, start: Parameters, losses: Any, final: Parameters | None, dtype: str
-) -> list[TensorError]:
-    true = _named(_stacked(expected.losses), expected.W, expected.b)
-    found = _found(np.asarray(losses), final)
-    first = [None] if final is None else [None, *start.W, *start.b]
-    return [
-        compare(place, got, exact, expected.sigma[place], dtype,
-                moved=None if before is None else exact - before)
-        for (place, exact), (_, got), before in zip(true, found, first, strict=True)
-    ]  # fmt: skip
+def _misfits(
+    found: dict[Place, Any], true: dict[Place, Any], sigma: dict[Place, Array], dtype: str
+) -> list[Finding]:
+    """What keeps the tensors from being compared."""
+    findings = []
+    for place, value in found.items():
+        name = place[0]
+        if place in true:
+            finding = unfit(place, value, true[place], sigma[place], dtype)
+            findings += [finding] if finding else []
+        else:
+            findings.append(Finding("wrong count", None, name, f"there is one {name} too many"))
+    for name, layer in sorted(true.keys() - found.keys(), key=str):
+        findings.append(Finding("wrong count", layer, name, f"{name}[{layer}] is missing"))
+    return findings
 
 
 def _bounds(tensors: list[TensorError], expected: Training, dtype: str) -> list[Finding]:
@@ -180,20 +146,11 @@ def _bounds(tensors: list[TensorError], expected: Training, dtype: str) -> list[
     return bounds
 
 
-def _fit(tensors: Sequence[TensorError]) -> bool:
-    return all(t.sigmas <= SIGMAS for t in tensors)
-
-
-def _findings(tensors: Sequence[TensorError]) -> list[Finding]:
-    wrong = [t for t in tensors if t.sigmas > SIGMAS]
-    return [
-        Finding(
-            "wrong value", t.layer, t.name,
-            f"{t.place} after training is wrong: off by {t.error:.1e} of the way it should have "
-            f"gone, {t.sigmas:.2g} standard deviations of rounding"
-            if t.name != "losses" else
-            f"the losses are wrong: off by {t.error:.1e} of the largest, {t.sigmas:.2g} standard "
-            "deviations of rounding",
-        )
-        for t in wrong
-    ]  # fmt: skip
+def _wrong_value(tensor: TensorError) -> Finding:
+    if tensor.name == "losses":
+        say = f"the losses are wrong: off by {tensor.error:.1e} of the largest"
+    else:
+        say = f"{tensor.place} after training is wrong: off by {tensor.error:.1e} of the way it "
+        say += "should have gone"
+    say += f", {tensor.sigmas:.2g} standard deviations of rounding"
+    return Finding("wrong value", tensor.layer, tensor.name, say)

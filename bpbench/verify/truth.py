@@ -195,7 +195,7 @@ class Run:
         self.x, self.y = as_array(x, dtype), as_array(y, dtype)
         self.W = [as_array(w, dtype) for w in parameters.W]
         self.b = [as_array(v, dtype) for v in parameters.b]
-        self.updates = [Update(optimizer, value) for value in (*self.W, *self.b)]
+        self.updates = [OptimizerState(optimizer, value) for value in (*self.W, *self.b)]
 
     def step(self, rows: Array, positive: Sequence[Array] | None = None) -> Backpropagation[Any]:
         """Train one step on some rows; returns what backpropagation found before it."""
@@ -212,8 +212,8 @@ class Run:
         return found
 
 
-class Update:
-    """The state of one array's optimizer, and its formula."""
+class OptimizerState:
+    """The state of one array's optimizer, and the formula of its step."""
 
     def __init__(self, optimizer: Optimizer, like: Numbers) -> None:
         self.optimizer = optimizer
@@ -242,8 +242,8 @@ class Update:
         return o.learning_rate * m / (np.sqrt(v) + o.epsilon)
 
 
-_FORMULAS: dict[type[Optimizer], Callable[[Update, Any, Numbers], Numbers]] = {
-    SGD: Update._sgd,
-    RMSProp: Update._rmsprop,
-    Adam: Update._adam,
+_FORMULAS: dict[type[Optimizer], Callable[[OptimizerState, Any, Numbers], Numbers]] = {
+    SGD: OptimizerState._sgd,
+    RMSProp: OptimizerState._rmsprop,
+    Adam: OptimizerState._adam,
 }

@@ -10,9 +10,7 @@ bfloat16, and they are everywhere.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,11 +22,11 @@ from bpbench.errors import unknown
 from bpbench.network import MLP, Array, Parameters
 from bpbench.verify.comparison import (
     REQUIRED_SENSITIVITY,
-    compare,
+    errors,
     limits,
-    misfit,
     name_of,
-    not_finite,
+    unfit,
+    within,
 )
 from bpbench.verify.findings import (
     KINK,
@@ -57,6 +55,7 @@ def judge(
     *,
     cotangent: ArrayLike | None = None,
     l2: float = 0.0,
+    reduced: bool = True,
 ) -> Report:
     """Judge one backpropagation.
 
@@ -64,6 +63,8 @@ def judge(
         network, parameters, x, y, cotangent, l2: what was asked of ``Model.backpropagate``.
         found: what it gave; a field that is None was not offered and is not judged.
         dtype: what was claimed, "float32" or "float64"; arrays of another dtype are wrong.
+        reduced: whether to look for a reduced precision, which is right where "float32" was
+            claimed.
 
     Returns:
         The report; nan, wrong shapes, dtypes and counts are findings, not exceptions.
@@ -80,10 +81,10 @@ def judge(
     quiet = np.errstate(over="ignore", invalid="ignore")
     with quiet, few_threads(network, len(inputs)):
         allowed = tolerance(*given)
-        comparable, unfit = _comparable(found, allowed, dtype)
-        if unfit:
-            errors = _errors(comparable, allowed, allowed.sigma)
-            return Report(WRONG, subject, tuple(unfit), tuple(errors))
+        comparable, misfits = _comparable(found, allowed, dtype)
+        if misfits:
+            tensors = errors(comparable, allowed.exact, allowed.sigma, dtype)
+            return Report(WRONG, subject, tuple(misfits), tuple(tensors))
 
         def on_its_own_side(near: Sequence[Array]) -> Tolerance:
             """The tolerance with each unit near its corner on the side that z puts it."""
@@ -93,15 +94,14 @@ def judge(
                 return allowed
             return tolerance(*given, positive=sides)
 
-        return _judged(comparable, allowed, on_its_own_side, subject)
+        return _judged(comparable, allowed, on_its_own_side, subject, reduced)
 
 
 def _comparable(
     found: Backpropagation[Any], allowed: Tolerance, dtype: str
 ) -> tuple[dict[Place, Any], list[Finding]]:
     """The tensors that can be compared, by place, and what is wrong with the others."""
-    network, true = allowed.problem.network, dict(parts(allowed.true))
-    values = dict(parts(found))
+    network = allowed.problem.network
     problems = []
     for name, given in (
         ("z", found.z), ("a", found.a), ("delta", found.delta),
@@ -112,12 +112,10 @@ def _comparable(
             say = f"{name} has {len(given)} arrays; expected {expected}, one per layer with weights"
             problems.append(Finding("wrong count", None, name, say))
     comparable = {}
-    for place, value in values.items():
-        if place not in true:  # a loss beside a cotangent, or an array too many
+    for place, value in parts(found):
+        if place not in allowed.exact:  # a loss beside a cotangent, or an array too many
             continue
-        finding = misfit(place, value, np.shape(true[place]), dtype) or not_finite(
-            place, value, true[place], allowed.sigma[place], dtype
-        )
+        finding = unfit(place, value, allowed.exact[place], allowed.sigma[place], dtype)
         if finding is None:
             comparable[place] = value
         else:
@@ -139,59 +137,41 @@ def _judged(
     allowed: Tolerance,
     on_its_own_side: Callable[[Sequence[Array]], Tolerance],
     subject: str,
+    reduced: bool,
 ) -> Report:
     """The report on tensors that can all be compared."""
     dtype = allowed.dtype
     near = allowed.near_corners(allowed.sigma)
     mine = on_its_own_side(near)
-    tensors = _errors(found, mine, mine.sigma, mine.factor)
+    tensors = errors(found, mine.exact, mine.sigma, dtype, factor=mine.factor)
     bounds = limits(tensors, _zero(mine), dtype, REQUIRED_SENSITIVITY[dtype])
-    if _fit(tensors):
+    if within(tensors):
         verdict = bounds[0].mistake if bounds else RIGHT
         return Report(verdict, subject, tuple(bounds), tuple(tensors))
     if any(close.any() for close in near):
-        wide = _errors(found, mine, mine.sigmas(corners=near))
-        if _fit(wide):
+        wide = errors(found, mine.exact, mine.sigmas(corners=near), dtype)
+        if within(wide):
             return Report(KINK, subject, (_kink(near), *bounds), tuple(wide))
     lower = REDUCED if dtype == "float32" else (precision("float32"), *REDUCED)
-    for rounding in lower if _everywhere(tensors) and not _proportional(found, mine) else ():
+    like_rounding = reduced and _everywhere(tensors) and not _proportional(found, mine)
+    for rounding in lower if like_rounding else ():
         coarse = on_its_own_side(allowed.near_corners(allowed.sigmas(rounding)))
-        errors = _errors(found, coarse, coarse.sigmas(rounding))
-        if not _fit(errors):
+        rough = errors(found, coarse.exact, coarse.sigmas(rounding), dtype)
+        if not within(rough):
             continue
         say = f"the errors are not those of {dtype} but of {rounding.name}"
         if dtype == "float32":
             finding = Finding(REDUCED_PRECISION, None, None, say)
-            return Report(REDUCED_PRECISION, subject, (finding,), tuple(errors))
+            return Report(REDUCED_PRECISION, subject, (finding,), tuple(rough))
         finding = Finding(f"computed in {rounding.name}", None, None, f"{say}: it was cast to that")
         return Report(WRONG, subject, (finding,), tuple(tensors))
     return Report(WRONG, subject, tuple(_explained(found, mine, tensors)), tuple(tensors))
 
 
-def _fit(tensors: Sequence[TensorError]) -> bool:
-    return all(t.sigmas <= SIGMAS for t in tensors)
-
-
-def _errors(
-    found: dict[Place, Any],
-    allowed: Tolerance,
-    sigmas: dict[Place, Array],
-    factors: Mapping[Place, float] = MappingProxyType({}),
-) -> list[TensorError]:
-    true = dict(parts(allowed.true))
-    return [
-        compare(
-            place, value, true[place], sigmas[place], allowed.dtype,
-            factor=factors.get(place, math.inf),
-        )
-        for place, value in found.items()
-    ]  # fmt: skip
-
-
 def _zero(allowed: Tolerance) -> set[Place]:
     """The tensors that are zero in the dtype: no relative error of theirs could be seen."""
     tiny = precision(allowed.dtype).tiny
-    rounded = parts(allowed.problem.true)
+    rounded = allowed.rounded.items()
     return {place for place, value in rounded if np.abs(value).max(initial=0) < 2 * tiny}
 
 
@@ -219,7 +199,7 @@ def _everywhere(tensors: Sequence[TensorError]) -> bool:
 def _proportional(found: dict[Place, Any], allowed: Tolerance) -> bool:
     """Whether the first product's errors go with its values: a factor, not rounding."""
     place = ("z", 0) if ("z", 0) in found else ("dW", allowed.problem.network.layers - 1)
-    true = dict(parts(allowed.problem.true))[place]
+    true = allowed.rounded[place]
     error = np.asarray(found[place], np.float64) - true
     along = abs((error * true).sum())
     return bool(true.size >= 16 and along > 0.7 * np.linalg.norm(error) * np.linalg.norm(true))
@@ -258,7 +238,7 @@ def _wrong_value(
 ) -> Finding:
     """Where one tensor is off and by how much; by one factor throughout, where that is so."""
     name = name_of(place)
-    true = np.asarray(dict(parts(allowed.problem.true))[place])
+    true = allowed.rounded[place]
     got = np.asarray(found[place], np.float64)
     sigma = allowed.sigma[place]
     say = (
