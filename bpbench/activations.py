@@ -7,7 +7,6 @@ written so that nothing cancels: e^-|z| stands for what would otherwise be 1 - a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -63,7 +62,7 @@ class Activation:
         careful: f and f' as the truth computes them, in any precision.
         plain: as frameworks compute them, cancellation and all.
         rounding: (z, f, f', precision) -> what evaluating it adds; None for one of whole rows.
-        range: the least and the largest value of f.
+        probabilities: whether f is never below 0 or above 1.
         spread: the standard deviation of z that keeps f' lively in probes.
         on_the_way: z -> the factor, at least 1, by which an error times f'(z) may grow before it
             shrinks, and overflow though what comes of it would not.
@@ -76,10 +75,10 @@ class Activation:
     careful: Formula
     plain: Formula
     rounding: Callable[[Array, Array, Array, Precision], Rounding] | None
-    range: tuple[float, float]
     spread: float
     on_the_way: Callable[[Array], Array]
     slope_of_output: Callable[[Array], Array] | None
+    probabilities: bool = False
     rows: Rows | None = None
     corner: float | None = None
     piecewise: bool = False
@@ -321,48 +320,46 @@ SOFTPLUS_IS_LINEAR = 50.0
 
 ACTIVATIONS: dict[str, Activation] = {
     "identity": Activation(
-        careful=_identity, plain=_identity, rounding=_exact, range=(-math.inf, math.inf),
-        spread=1.0, on_the_way=np.ones_like, slope_of_output=np.ones_like,
+        careful=_identity, plain=_identity, rounding=_exact, spread=1.0, on_the_way=np.ones_like,
+        slope_of_output=np.ones_like,
     ),
     "sigmoid": Activation(
-        careful=_sigmoid, plain=_plain_sigmoid, rounding=_sigmoid_rounding, range=(0, 1),
+        careful=_sigmoid, plain=_plain_sigmoid, rounding=_sigmoid_rounding, probabilities=True,
         spread=2.0, on_the_way=np.ones_like, slope_of_output=lambda a: a * (1 - a),
     ),
     "tanh": Activation(
-        careful=_tanh, plain=_plain_tanh, rounding=_tanh_rounding, range=(-1, 1),
-        spread=1.2, on_the_way=np.ones_like, slope_of_output=lambda a: 1 - a * a,
+        careful=_tanh, plain=_plain_tanh, rounding=_tanh_rounding, spread=1.2,
+        on_the_way=np.ones_like, slope_of_output=lambda a: 1 - a * a,
     ),
     "relu": Activation(
-        careful=_cornered(0.0), plain=_cornered(0.0), rounding=_exact, range=(0, math.inf),
-        spread=1.5, on_the_way=np.ones_like, slope_of_output=lambda a: (a > 0).astype(a.dtype),
-        corner=0.0, piecewise=True,
+        careful=_cornered(0.0), plain=_cornered(0.0), rounding=_exact, spread=1.5, corner=0.0,
+        piecewise=True, on_the_way=np.ones_like, slope_of_output=lambda a: (a > 0).astype(a.dtype),
     ),
     "leaky_relu": Activation(
-        careful=_cornered(LEAKY_RELU_SLOPE), plain=_cornered(LEAKY_RELU_SLOPE),
-        rounding=_leaky_relu_rounding, range=(-math.inf, math.inf), spread=1.5,
-        on_the_way=np.ones_like, slope_of_output=lambda a: np.where(a > 0, 1, LEAKY_RELU_SLOPE),
-        corner=LEAKY_RELU_SLOPE, piecewise=True,
+        careful=_cornered(LEAKY_RELU_SLOPE), plain=_cornered(LEAKY_RELU_SLOPE), spread=1.5,
+        rounding=_leaky_relu_rounding, corner=LEAKY_RELU_SLOPE, piecewise=True,
+        on_the_way=np.ones_like,
+        slope_of_output=lambda a: np.where(a > 0, 1, LEAKY_RELU_SLOPE),
     ),
     "elu": Activation(
-        careful=_elu, plain=_plain_elu, rounding=_elu_rounding, range=(-1, math.inf), spread=1.5,
+        careful=_elu, plain=_plain_elu, rounding=_elu_rounding, spread=1.5, piecewise=True,
         on_the_way=np.ones_like, slope_of_output=lambda a: np.where(a > 0, 1, a + 1),
-        piecewise=True,
     ),
     "softplus": Activation(  # frameworks multiply by e^z before they divide by 1 + e^z
-        careful=_softplus, plain=_plain_softplus, rounding=_softplus_rounding,
-        range=(0, math.inf), spread=1.5, slope_of_output=lambda a: -np.expm1(-a),
+        careful=_softplus, plain=_plain_softplus, rounding=_softplus_rounding, spread=1.5,
         on_the_way=lambda z: np.asarray(np.exp(np.minimum(np.abs(z), SOFTPLUS_IS_LINEAR))),
+        slope_of_output=lambda a: -np.expm1(-a),
     ),
     "gelu": Activation(
-        careful=_gelu, plain=_plain_gelu, rounding=_gelu_rounding, range=(-0.17, math.inf),
-        spread=1.5, on_the_way=lambda z: np.maximum(1, np.abs(z)), slope_of_output=None,
+        careful=_gelu, plain=_plain_gelu, rounding=_gelu_rounding, spread=1.5,
+        on_the_way=lambda z: np.maximum(1, np.abs(z)), slope_of_output=None,
     ),
     "silu": Activation(
-        careful=_silu, plain=_plain_silu, rounding=_silu_rounding, range=(-0.279, math.inf),
-        spread=1.5, on_the_way=lambda z: np.maximum(1, np.abs(z)), slope_of_output=None,
+        careful=_silu, plain=_plain_silu, rounding=_silu_rounding, spread=1.5,
+        on_the_way=lambda z: np.maximum(1, np.abs(z)), slope_of_output=None,
     ),
     "softmax": Activation(
-        careful=_softmax, plain=_softmax, rounding=None, range=(0, 1), spread=1.5,
+        careful=_softmax, plain=_softmax, rounding=None, probabilities=True, spread=1.5,
         on_the_way=np.ones_like, slope_of_output=None,
         rows=Rows(_softmax_carry, _softmax_value, _softmax_delta),
     ),

@@ -111,7 +111,7 @@ def _no_distributions(y: Array) -> tuple[str, str] | None:
 
 def _such_as_outputs(rng: np.random.Generator, m: int, n: int, output: Activation) -> Array:
     """Between 0 and 1 where the outputs are, rows that sum to 1 where theirs do, else any."""
-    if output.range != (0, 1):
+    if not output.probabilities:
         return rng.standard_normal((m, n))
     return rng.uniform(0, 1, (m, n)) if output.hidden else rng.dirichlet(np.ones(n), m)
 

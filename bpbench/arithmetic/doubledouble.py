@@ -47,9 +47,6 @@ class DoubleDouble(np.lib.mixins.NDArrayOperatorsMixin):
     def __getitem__(self, key: Any) -> DoubleDouble:
         return DoubleDouble(self.high[key], self.low[key])
 
-    def __repr__(self) -> str:
-        return f"DoubleDouble({self.high!r}, {self.low!r})"
-
     def astype(self, dtype: Any) -> Array:
         """Rounded to an ordinary dtype."""
         return np.asarray(self.high + self.low).astype(dtype)
@@ -215,11 +212,7 @@ _UFUNCS: dict[Any, Callable[..., Any]] = {
     np.ldexp: _ldexp,
     np.maximum: lambda a, b: _where(_lift(a).high >= _lift(b).high, a, b),
     np.minimum: lambda a, b: _where(_lift(a).high <= _lift(b).high, a, b),
-} | {
-    ufunc: _by_high(ufunc)
-    for ufunc in (np.greater, np.greater_equal, np.less, np.less_equal, np.rint, np.isfinite,
-                  np.frexp)
-}  # fmt: skip
+} | {ufunc: _by_high(ufunc) for ufunc in (np.greater, np.greater_equal, np.less, np.rint)}
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     np.where: _where,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +59,7 @@ class Said(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class ArrayLayout:
     """How arrays lie in someone's code.
 
     Attributes:
@@ -131,7 +131,7 @@ class Layout:
         return self.samples.startswith("one")
 
 
-def layouts(probe: Probe, said: Said, folded: bool, single: bool = False) -> list[Layout]:
+def layouts(probe: Probe, said: Said, folded: bool, single: bool = False) -> list[ArrayLayout]:
     """The layouts that may be meant, the likeliest first.
 
     Args:
@@ -151,7 +151,7 @@ def layouts(probe: Probe, said: Said, folded: bool, single: bool = False) -> lis
         [said.weights] if said.weights else WEIGHTS,
     )
     found = [
-        Layout(weights, kind, (_FOLDED if folded else _BIAS_RANKS[kind])[rank], label)
+        ArrayLayout(weights, kind, (_FOLDED if folded else _BIAS_RANKS[kind])[rank], label)
         for label, rank, kind, weights in possible
     ]
     return sorted(found, key=lambda layout: samples.index(layout.samples)) if single else found
@@ -159,23 +159,22 @@ def layouts(probe: Probe, said: Said, folded: bool, single: bool = False) -> lis
 
 # ── Names of parameters ────────────────────────────────────────────────────────────────────────
 
-_ROLES = {
-    "W": {"w", "ws", "weights", "weight", "weight_matrices", "thetas"},
-    "b": {"b", "bs", "bias", "biases", "bias_vectors"},
-    "x": {"x", "xs", "input", "inputs", "data", "features", "x_train", "x_batch", "xb", "batch_x"},
-    "y": {"y", "ys", "t", "target", "targets", "label", "labels", "y_true", "y_train", "y_batch",
-          "expected", "yb", "d", "batch_y", "desired"},
-    "params": {"params", "parameters", "p", "theta", "model", "layers"},
-}  # fmt: skip
-_LOOKS = {
-    "x": re.compile(r"^(x_.*|.*_x|.*inputs?|inputs?_.*|.*features?|.*images?|.*samples?)$"),
-    "y": re.compile(
-        r"^(y_.*|.*_y|.*outputs?|outputs?_.*|.*targets?|targets?_.*|.*labels?|labels?_.*"
-        r"|.*answers?|expected.*|desired.*)$"
-    ),
-}
-"""How the names of data look that are in no list: training_inputs, x_data, target_values."""
-_ONE_OF_MANY = {"W": re.compile(r"^(w|theta|syn|kernel)"), "b": re.compile(r"^b")}
+_ROLES = tuple(
+    (role, re.compile(names))
+    for role, names in (
+        ("W", "ws?|weights?|weight_matrices|thetas"),
+        ("b", "bs?|bias|biases|bias_vectors"),
+        ("x", "xs?|xb|data"),
+        ("y", "[ytd]|ys|yb"),
+        ("params", "params|parameters|p|theta|model|layers"),
+        ("", "(w|theta|syn|kernel|b_|bias).*"),  # weights_hidden_output holds no outputs
+        ("x", "(x_|inputs?_).*|.*(_x|inputs?|features?|images?|samples?)"),
+        ("y", "(y_|outputs?_|targets?_|labels?_|expected|desired).*"),
+        ("y", ".*(_y|outputs?|targets?|labels?|answers?)"),
+    )
+)
+"""What the whole name of a parameter, in small letters, tells of it: the first that fits."""
+_ONE_OF_MANY = {"W": re.compile(r"w|theta|syn|kernel"), "b": re.compile(r"b")}
 """How the names of arrays for single layers begin: W1, theta_2, syn0, wh; b1, bias_out."""
 
 
@@ -206,9 +205,6 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
     names = [p.name for p in asked if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     by_name = any(p.kind is p.KEYWORD_ONLY and p.name in names for p in parameters)
 
-    def give(values: Mapping[str, Any]) -> Any:
-        return function(**values) if by_name else function(*(values[name] for name in names))
-
     # Python itself complains of too many or too few
     in_order = Form(
         (lambda *values: function(**dict(zip(names, values, strict=False))))
@@ -220,43 +216,36 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
         return [in_order]
     rest = [name for name in names if name not in data.values()]
 
-    def form(fill: Fill, folded: bool = False, named: Sequence[str] = ()) -> Form:
+    def form(wanted: Sequence[str], values: Values, folded: bool = False) -> Form:
         def call(W: list[Array], b: list[Array], x: Any, y: Any) -> Any:
-            return give({**fill(W, b), data["x"]: x, data["y"]: y})
+            given = dict(zip(wanted, values(W, b), strict=True)) | {data["x"]: x, data["y"]: y}
+            return function(**given) if by_name else function(*(given[name] for name in names))
 
-        return Form(call, folded, tuple(named))
+        return Form(call, folded, tuple(wanted) if values is _one_by_one else ())
 
     if len(rest) == 1:
-        (name,) = rest
-        only_W = form(lambda W, b: {name: W}, folded=bias)
-        several = [form(_held(name, hold)) for hold in _HOLDERS]
-        return [only_W, *several] if _role(name) == "W" else [*several, only_W]
+        only_W = form(rest, lambda W, b: [W], folded=bias)
+        several = [form(rest, lambda W, b, hold=hold: [hold(W, b)]) for hold in _HOLDERS]
+        return [only_W, *several] if _role(rest[0]) == "W" else [*several, only_W]
     if sorted(map(_role, rest)) == ["W", "b"]:
-        kinds = {_role(name): name for name in rest}
-        return [form(lambda W, b: {kinds["W"]: W, kinds["b"]: b})]
+        return [form(sorted(rest, key=_role), lambda W, b: [W, b])]
     each = {kind: _one_of_many(rest, kind) for kind in _ONE_OF_MANY}
     counts = len(each["W"]), len(each["b"])
     if sum(counts) == len(rest) and counts in ((layers, layers * bias), (layers, 0)):
-        ordered = [*each["W"], *each["b"]]
-        return [form(_in_order(ordered), bias and not counts[1], ordered)]
+        return [form([*each["W"], *each["b"]], _one_by_one, bias and not counts[1])]
     if len(rest) == layers * (1 + bias):
         pairs = [*rest[:: 1 + bias], *(rest[1::2] if bias else ())]
-        return [form(_in_order(o), named=o) for o in (pairs, rest)]
+        return [form(order, _one_by_one) for order in (pairs, rest)]
     return [in_order]
 
 
-Fill = Callable[[list[Array], list[Array]], dict[str, Any]]
-"""W and b -> what a function is to be given for them, by the names of its parameters."""
+Values = Callable[[list[Array], list[Array]], Sequence[Any]]
+"""W and b -> what the parameters that are to hold them are given."""
 
 
-def _held(name: str, hold: Callable[[list[Array], list[Array]], Any]) -> Fill:
-    """For a parameter that holds all of W and b in one way."""
-    return lambda W, b: {name: hold(W, b)}
-
-
-def _in_order(names: Sequence[str]) -> Fill:
+def _one_by_one(W: list[Array], b: list[Array]) -> Sequence[Array]:
     """For parameters that hold one array each: those for W, then those for b."""
-    return lambda W, b: dict(zip(names, (*W, *b), strict=True))
+    return (*W, *b)
 
 
 def _data(names: Sequence[str]) -> dict[str, str] | None:
@@ -274,11 +263,7 @@ def _data(names: Sequence[str]) -> dict[str, str] | None:
 
 def _role(name: str) -> str:
     """What a parameter's name tells of it: W, b, x, y, params, or nothing."""
-    low = name.lower()
-    known = next((role for role, names in _ROLES.items() if low in names), "")
-    if known or low.startswith(("w", "theta", "syn", "kernel", "b_", "bias")):
-        return known  # weights_hidden_output holds no outputs
-    return next((role for role, looks in _LOOKS.items() if looks.match(low)), "")
+    return next((role for role, names in _ROLES if names.fullmatch(name.lower())), "")
 
 
 def _params(W: list[Array], b: list[Array]) -> dict[str, Array]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from bpbench.network import Array
 from bpbench.verify import truth
-from bpbench.verify.arguments import Layout, Said, bind, layouts
+from bpbench.verify.arguments import ArrayLayout, Said, bind, layouts
 from bpbench.verify.diagnose.probe import Answer, Probe, usable
 from bpbench.verify.findings import Finding
 from bpbench.verify.returned import Expected, Returned, sort_out
@@ -69,7 +69,7 @@ class Scored(NamedTuple):
     """How well a layout worked, the layout, and what came of it."""
 
     score: tuple[float, ...]
-    layout: Layout
+    layout: ArrayLayout
     reply: Reply
 
 
@@ -90,7 +90,7 @@ class Caller:
         self.forms = bind(function, layers, bias)
         self.form = self.forms[0]
         self.dtype = dtype
-        self.layout = Layout()
+        self.layout = ArrayLayout()
         self.order = 0
         self.overwritten: Finding | None = None
         self._watched = False
@@ -148,7 +148,7 @@ class Caller:
         self.layout = batch
         return reply
 
-    def _try(self, probes: Sequence[Probe], possible: Sequence[Layout]) -> Scored:
+    def _try(self, probes: Sequence[Probe], possible: Sequence[ArrayLayout]) -> Scored:
         """The best of some layouts: the first probe on which one works decides."""
         best: list[Scored] = []
         for probe in probes:
@@ -236,14 +236,14 @@ class Caller:
         now = [np.asarray(v) for v in (*lists[0][: len(W)], *lists[1][: len(b)], x, y)]
         changed = _changed(kept, now, len(W), len(b), returned)
         found = self.layout.take(returned.W, returned.b)
-        filled = (
+        dW, db = (
             tuple(
                 np.full_like(like, np.nan) if one is None else np.array(one)
                 for one, like in zip(of_kind, likes, strict=True)
             )
             for of_kind, likes in zip(found, (probe.W, probe.b), strict=True)
         )
-        answer = Answer(*filled, returned.loss) if returned.usable else None
+        answer = Answer(dW, db, returned.loss) if returned.usable else None
         return Reply(probe, answer, (*changed, *returned.problems), returned=returned)
 
 

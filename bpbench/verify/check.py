@@ -196,8 +196,9 @@ def _report(
         known += [*unused, *explained.findings]
     if explained.complete:
         places = others[0] if others[0].ran else main
-        known += special(caller, places, mine.replies[0].probe.network)
-    known += _of_loss(explained, known)
+        known += special(caller, places, mine.probes[0].network)
+    if explained.loss and all(explained.loss.mistake != finding.mistake for finding in known):
+        known.append(explained.loss)  # else it is what is wrong with the gradient
     findings = once([*known, *_vague(forms, known)])
     subject += f"; asked on {_asked(mine, others)}"
     if mine.ran and not mine.wrong and not source.wrong and all(map(_harmless, findings)):
@@ -296,13 +297,6 @@ def _lower_precision(caller: Caller, main: Family) -> list[Finding]:
     return [Finding(name, None, None, say)]
 
 
-def _of_loss(explained: Explained, said: Sequence[Finding]) -> list[Finding]:
-    """What is wrong with the loss, unless it is the same that is wrong with the gradient."""
-    if explained.loss is None or any(explained.loss.mistake == f.mistake for f in said):
-        return []
-    return [explained.loss]
-
-
 def _harmless(finding: Finding) -> bool:
     """Whether gradients are right in spite of it."""
     if finding.mistake == LOG_OF_SATURATED:
@@ -313,7 +307,7 @@ def _harmless(finding: Finding) -> bool:
 def _verdict(mine: Family) -> str:
     """That of the caller's own case, which comes last; of the others, "right" if one is."""
     verdicts = [report.verdict for report in mine.reports]
-    if mine.replies[-1].probe.why == "your own case":
+    if mine.probes[-1].why == "your own case":
         return verdicts[-1]
     return RIGHT if RIGHT in verdicts else verdicts[0]
 
@@ -327,7 +321,7 @@ def _limits(mine: Family, ran: Sequence[Family], dtype: str) -> tuple[Finding, .
     if elsewhere is not None:
         findings = explain(elsewhere, dtype).findings
         if all(finding.mistake == "unknown" for finding in findings):
-            where = _listed([reply.probe for reply in elsewhere.replies])
+            where = _listed(elsewhere.probes)
             say = f"it runs on {where} and is wrong there. Are sizes written into the code?"
             findings = (Finding("right for its own sizes only", None, None, say),)
         where = "right for your sizes, but not for all"
@@ -349,7 +343,7 @@ def _worst(family: Family) -> tuple[TensorError, ...]:
 def _asked(mine: Family, others: Sequence[Family]) -> str:
     """The sizes on which the function ran."""
     ran = [family for family in (mine, *others) if family.ran]
-    listed = _listed([reply.probe for family in ran for reply in family.replies])
+    listed = _listed([probe for family in ran for probe in family.probes])
     return listed if ran != [mine] else f"{listed}; it works only at its own sizes"
 
 

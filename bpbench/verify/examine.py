@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from bpbench.backend import Backpropagation, Gradients
-from bpbench.network import MLP, Array
+from bpbench.network import MLP
 from bpbench.verify.calling import Caller, Reply, each, true_gradients
+from bpbench.verify.comparison import name_of
 from bpbench.verify.diagnose import Diagnosis, diagnose
 from bpbench.verify.diagnose import probe as probes
 from bpbench.verify.diagnose.losses import judge_losses
@@ -58,11 +59,20 @@ class Family:
         return once(problem for reply in self.replies for problem in reply.problems)
 
     @property
-    def losses(self) -> tuple[float, ...] | None:
+    def probes(self) -> list[Probe]:
+        """What was asked."""
+        return [reply.probe for reply in self.replies]
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The gradients that can be looked at."""
+        return [reply.answer for reply in self.replies if reply.answer is not None]
+
+    @property
+    def losses(self) -> list[float] | None:
         """The losses that came with the gradients, if they did."""
-        losses = [reply.answer.loss for reply in self.replies if reply.answer is not None]
-        known = [loss for loss in losses if loss is not None]
-        return tuple(known) if known and len(known) == len(self.replies) else None
+        losses = [answer.loss for answer in self.answers if answer.loss is not None]
+        return losses if losses and len(losses) == len(self.replies) else None
 
 
 def ask(caller: Caller, family: Sequence[Probe]) -> Family:
@@ -141,49 +151,39 @@ def explain(family: Family, dtype: str, exact: bool = True) -> Explained:
         exact: whether an error that no formula explains is to be told of, however small.
     """
     if not family.wrong:
-        return Explained((), True, _loss(list(family.replies), None, dtype))
-    replies = _with_few_samples(family)
-    asked = [reply.probe for reply in replies]
-    answers = [reply.answer for reply in replies if reply.answer is not None]
-    diagnosis, findings = _diagnosed(asked, answers, dtype)
+        return Explained((), True, _loss(family, None, dtype))
+    told = _with_few_samples(family)
+    diagnosis, findings = _diagnosed(told, dtype)
     if exact and not findings:
         findings = _too_small(family)
-    loss = _loss(replies, diagnosis.readings, dtype)
+    loss = _loss(told, diagnosis.readings, dtype)
     return Explained(tuple(findings), diagnosis.complete, loss)
 
 
-def _loss(
-    replies: Sequence[Reply], forward: Sequence[Reading] | None, dtype: str
-) -> Finding | None:
+def _loss(family: Family, forward: Sequence[Reading] | None, dtype: str) -> Finding | None:
     """What is wrong with the losses for these forward passes, or for the right ones."""
-    asked = [reply.probe for reply in replies]
-    losses = [reply.answer.loss for reply in replies if reply.answer is not None]
-    known = [loss for loss in losses if loss is not None]
-    if not known or len(known) < len(asked):
+    if family.losses is None:
         return None
-    read = [right(probe) for probe in asked] if forward is None else forward
-    return judge_losses(asked, read, known, 1e-9 if dtype == "float64" else 1e-4)
+    read = [right(probe) for probe in family.probes] if forward is None else forward
+    return judge_losses(family.probes, read, family.losses, 1e-9 if dtype == "float64" else 1e-4)
 
 
-def _with_few_samples(family: Family) -> list[Reply]:
-    """The replies from which the delta that was used can be told, if something is wrong in them."""
+def _with_few_samples(family: Family) -> Family:
+    """The part from which the delta that was used can be told, if something is wrong in it."""
     few = [
         (reply, report)
         for reply, report in zip(family.replies, family.reports, strict=True)
         if reply.probe.samples <= min(reply.probe.network.sizes[:-1])
     ]
-    if len(few) > 1 and any(report.verdict == WRONG for _, report in few):
-        return [reply for reply, _ in few]
-    return list(family.replies)
+    part = Family(*zip(*few, strict=True)) if len(few) > 1 else family
+    return part if part.wrong else family
 
 
-def _diagnosed(
-    asked: Sequence[Probe], answers: Sequence[Answer], dtype: str
-) -> tuple[Diagnosis, list[Finding]]:
+def _diagnosed(family: Family, dtype: str) -> tuple[Diagnosis, list[Finding]]:
     """The diagnosis, or the one that allows for lost precision where that explains more."""
-    exact = diagnose(asked, answers, dtype)
+    exact = diagnose(family.probes, family.answers, dtype)
     if dtype == "float64" and not exact.complete:
-        coarse = diagnose(asked, answers, "float32")
+        coarse = diagnose(family.probes, family.answers, "float32")
         if coarse.complete and coarse.cost + 1 < exact.cost:
             say = (
                 "besides, everything is off by as much as rounding to float32 explains: look for a "
@@ -217,39 +217,36 @@ def ignored(caller: Caller, reply: Reply) -> list[Finding]:
     found = []
     probe = reply.probe
     rng = np.random.default_rng(0)
-    other = probes.expected_outputs(probe.network, probe.samples, rng)
-    x = [replace(probe, x=probe.x + s * rng.standard_normal(probe.x.shape)) for s in STEPS]
-    y = replace(probe, y=1 - other if np.allclose(other, probe.y) else other)
-    trials: list[tuple[str, int | None, str, list[Probe]]] = [
-        ("x", None, "x", x),
-        ("y", None, "y", [y]),
-    ]
+    y = probes.expected_outputs(probe.network, probe.samples, rng)
+    x = [replace(probe, x=probe.x + s * rng.standard_normal(probe.x.shape)) for s in DISTANCES]
+    other_y = replace(probe, y=1 - y if np.allclose(y, probe.y) else y)
+    changed: list[tuple[str, int | None, list[Probe]]] = [("x", None, x), ("y", None, [other_y])]
     for layer in range(len(probe.W)):
-        W = [replace(probe, W=_moved(probe.W, layer, step, rng)) for step in STEPS]
-        trials.append((f"W[{layer}]", layer, "W", W))
-        if probe.b:
-            b = [replace(probe, b=_moved(probe.b, layer, step, rng)) for step in STEPS]
-            trials.append((f"b[{layer}]", layer, "b", b))
-    for place, at, tensor, changed in trials:
-        if all(reply.same_as(caller.ask(other)) for other in changed):
-            say = f"the result does not depend on {place}: the function uses an array of its own, "
-            say += "or none. Use the argument"
-            found.append(Finding("arguments ignored", at, tensor, say))
+        for kind in ("W", "b") if probe.b else ("W",):
+            moved = [_moved(probe, kind, layer, step, rng) for step in DISTANCES]
+            changed.append((kind, layer, moved))
+    for name, at, others in changed:
+        if all(reply.same_as(caller.ask(other)) for other in others):
+            say = (
+                f"the result does not depend on {name_of((name, at))}: the function uses an "
+                "array of its own, or none. Use the argument"
+            )
+            found.append(Finding("arguments ignored", at, name, say))
     return found
 
 
-STEPS = (0.1, 1.0, 30.0)
+DISTANCES = (0.1, 1.0, 30.0)
 """How far arguments are moved: what is rounded, or the largest of several, changes with large steps
 only.
 """
 
 
-def _moved(
-    arrays: tuple[Array, ...], layer: int, step: float, rng: np.random.Generator
-) -> tuple[Array, ...]:
-    """The arrays with those of one layer changed."""
-    changed = arrays[layer] + step * rng.standard_normal(arrays[layer].shape)
-    return (*arrays[:layer], changed, *arrays[layer + 1 :])
+def _moved(probe: Probe, kind: str, layer: int, step: float, rng: np.random.Generator) -> Probe:
+    """The probe with W or b of one layer changed."""
+    arrays = list(getattr(probe, kind))
+    arrays[layer] = arrays[layer] + step * rng.standard_normal(arrays[layer].shape)
+    moved: Any = {kind: tuple(arrays)}
+    return replace(probe, **moved)
 
 
 # ── Special places ─────────────────────────────────────────────────────────────────────────────
@@ -257,19 +254,18 @@ def _moved(
 
 def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
     """What shows only in special places: exact zeros, saturated outputs, large gradients."""
-    asked = [reply.probe for reply in family.replies]
     found: list[Finding] = []
     if {"relu", "leaky_relu"} & set(network.activations):
-        zero = ask(caller, [probes.at_zero(probe) for probe in asked])
+        zero = ask(caller, [probes.at_zero(probe) for probe in family.probes])
         found += _only_there(zero, family, caller.dtype, "where a unit is exactly 0", ("z >= 0",))
     if not family.wrong and not caller.layout.single:
-        squares = (ask(caller, pair) for pair in probes.square(asked[0]))
+        squares = (ask(caller, pair) for pair in probes.square(family.probes[0]))
         wrong = next((pair for pair in squares if pair.wrong), None)
         if wrong is not None:
             count = wrong.replies[0].probe.samples
             where = f"where there are as many samples as a layer has units, {count}"
             found += _only_there(wrong, family, caller.dtype, where, ())
-    large = ask(caller, [probes.large(probe) for probe in asked])
+    large = ask(caller, [probes.large(probe) for probe in family.probes])
     if not family.wrong or _cut_off(large):
         cut = ("clipping", "gradient normalised")
         there = _only_there(large, family, caller.dtype, "where the gradient is large", cut)
@@ -277,7 +273,7 @@ def special(caller: Caller, family: Family, network: MLP) -> list[Finding]:
             there = [f if f.mistake in cut else _doubted(f) for f in there]
         found += there
     if network.loss != "half_squared_error":
-        edge = ask(caller, [probes.saturated(probe) for probe in asked])
+        edge = ask(caller, [probes.saturated(probe) for probe in family.probes])
         found += _saturation(edge, network, family.wrong)
     return found
 
@@ -301,8 +297,7 @@ def _doubted(finding: Finding) -> Finding:
 
 def _cut_off(family: Family) -> bool:
     """Whether several entries of some gradient have the very same size, and none a larger one."""
-    answers = [reply.answer for reply in family.replies if reply.answer is not None]
-    sizes = [np.abs(array) for answer in answers for array in (*answer.W, *answer.b)]
+    sizes = [np.abs(array) for answer in family.answers for array in (*answer.W, *answer.b)]
     return any((size == size.max(initial=0)).sum() > 1 for size in sizes if size.any())
 
 
@@ -314,12 +309,11 @@ def _saturation(family: Family, network: MLP, known: bool) -> list[Finding]:
     """
     last = network.layers - 1
     broken = any(p.mistake in ("not finite", "raises") for p in family.problems)
-    losses = family.losses or ()
     if broken:
         what = "gradients are nan"
     elif family.ran and _far(family) and not known:
         what = "gradients are wrong"
-    elif not all(map(np.isfinite, losses)):
+    elif not all(map(np.isfinite, family.losses or ())):
         what = "the loss is nan or infinite (its gradients are right)"
     else:
         return []

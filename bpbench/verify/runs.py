@@ -85,36 +85,28 @@ def _multiplications(network: MLP, rows: int) -> int:
 
 
 class Shuffle:
-    """One order of the inputs and hidden units, in and out of which arrays are put."""
+    """An order of the inputs, hidden units and outputs, and the way ``back`` from it."""
 
-    def __init__(self, network: MLP, rng: np.random.Generator) -> None:
-        self.units = [rng.permutation(n) for n in network.sizes[:-1]]
-        self.units.append(np.arange(network.sizes[-1]))
-        self.back = [np.argsort(units) for units in self.units]
+    def __init__(self, units: list[Array], back: Shuffle | None = None) -> None:
+        self.units = units
+        self.back: Shuffle = back or Shuffle([np.argsort(order) for order in units], self)
 
-    def into(self, W: Sequence[Array], b: Sequence[Array]) -> Parameters:
-        """The parameters of the shuffled network."""
+    def arrays(self, W: Sequence[Array], b: Sequence[Array]) -> Parameters:
+        """Arrays of the shapes of W and b, their rows and columns put in that order."""
         pairs = zip(W, self.units[1:], self.units[:-1], strict=True)
         return Parameters(
             tuple(w[np.ix_(out, below)] for w, out, below in pairs),
             tuple(v[out] for v, out in zip(b, self.units[1:], strict=False)),
         )
 
-    def out_of(self, W: Sequence[Array], b: Sequence[Array]) -> tuple[list[Array], list[Array]]:
-        """Arrays of the shapes of W and b, back in the network's own order."""
-        pairs = zip(W, self.back[1:], self.back[:-1], strict=True)
-        return (
-            [w[np.ix_(out, below)] for w, out, below in pairs],
-            [v[out] for v, out in zip(b, self.back[1:], strict=False)],
-        )
+    def layers(self, values: Sequence[Array]) -> list[Array]:
+        """One (m, n_l) array per layer, its columns put in that order."""
+        return [v[:, units] for v, units in zip(values, self.units[1:], strict=True)]
 
-    def units_into(self, layers: Sequence[Array]) -> list[Array]:
-        """One (m, n_l) array per layer, its columns in the shuffled order."""
-        return [v[:, units] for v, units in zip(layers, self.units[1:], strict=True)]
 
-    def units_out_of(self, layers: Sequence[Array]) -> list[Array]:
-        """One (m, n_l) array per layer, its columns in the network's own order."""
-        return [v[:, back] for v, back in zip(layers, self.back[1:], strict=True)]
+def shuffled(network: MLP, rng: np.random.Generator) -> Shuffle:
+    """The outputs of the network stay where they are."""
+    return Shuffle([*map(rng.permutation, network.sizes[:-1]), np.arange(network.sizes[-1])])
 
 
 def backpropagations(
@@ -136,29 +128,29 @@ def backpropagations(
     """
     for run in range(count(network, len(x))):
         rng = np.random.default_rng(run)
-        shuffle = Shuffle(network, rng)
+        shuffle = shuffled(network, rng)
         rows = rng.permutation(len(x))
         back = np.argsort(rows)
-        given = shuffle.into(parameters.W, parameters.b)
+        given = shuffle.arrays(parameters.W, parameters.b).astype(dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             one = truth.passes(
                 network,
-                given.astype(dtype).W,
-                given.astype(dtype).b,
+                given.W,
+                given.b,
                 x[np.ix_(rows, shuffle.units[0])].astype(dtype),
                 None if y is None else y[rows].astype(dtype),
                 None if cotangent is None else cotangent[rows].astype(dtype),
                 l2,
                 formulas=formulas(run, rng, dtype),
-                positive=[v[rows] for v in shuffle.units_into(positive)],
+                positive=[v[rows] for v in shuffle.layers(positive)],
             )
-        W, b = shuffle.out_of(one.gradients.W, one.gradients.b)
+        own = shuffle.back.arrays(one.gradients.W, one.gradients.b)
         layers = {
-            name: tuple(v[back] for v in shuffle.units_out_of(getattr(one, name)))
+            name: tuple(v[back] for v in shuffle.back.layers(getattr(one, name)))
             for name in ("z", "a", "delta")
         }
-        gradients = Gradients(tuple(W), tuple(b))
-        given_back = one.input_gradient[np.ix_(back, shuffle.back[0])]
+        given_back = one.input_gradient[np.ix_(back, shuffle.back.units[0])]
+        gradients = Gradients(own.W, own.b)
         yield Backpropagation(one.loss, **layers, gradients=gradients, input_gradient=given_back)
 
 
@@ -184,8 +176,8 @@ class Trainings:
         self._runs = []
         for number in range(count):
             rng = np.random.default_rng(number)
-            shuffle = Shuffle(network, rng)
-            given = shuffle.into(start.W, start.b), x[:, shuffle.units[0]], y, optimizer, dtype
+            shuffle = shuffled(network, rng)
+            given = shuffle.arrays(start.W, start.b), x[:, shuffle.units[0]], y, optimizer, dtype
             run = truth.Run(network, *given, formulas=formulas(number, rng, dtype))
             self._runs.append((shuffle, run))
 
@@ -197,9 +189,10 @@ class Trainings:
             positive: (m, n_l) each, the sides of their corners that all runs take; their own
                 where None.
         """
-        sides = [None if positive is None else s.units_into(positive) for s, _ in self._runs]
+        sides = [None if positive is None else s.layers(positive) for s, _ in self._runs]
         return [run.step(rows, side).loss for (_, run), side in zip(self._runs, sides, strict=True)]
 
     def parameters(self) -> list[list[Array]]:
         """W and then b of each run, as they are now, in the network's own order."""
-        return [[*itertools.chain(*s.out_of(run.W, run.b))] for s, run in self._runs]
+        ordered = (shuffle.back.arrays(run.W, run.b) for shuffle, run in self._runs)
+        return [[*one.W, *one.b] for one in ordered]

@@ -27,7 +27,7 @@ MARGINS: dict[type[Optimizer], float] = {SGD: 4.0, RMSProp: 4.0, Adam: 2.0}
 """Errors of steps by one formula and the same constants go to the same side, and so add up to more
 than variances do; less of a margin is needed for Adam, where ``ErrorPropagation`` adds them up
 already."""
-PARTED = 1e-2
+DIVERGED = 1e-2
 """Runs whose weights differ by so much have parted: rounding no longer adds up, it explodes."""
 
 
@@ -133,7 +133,7 @@ class _Simulation:
             [distance(v, exact) for v in runs] for runs, exact in zip(own, true_now, strict=True)
         ]
         layers = self.network.layers
-        self.parted = self.parted or _apart(strayed[:layers], now[:layers]) > PARTED
+        self.parted = self.parted or _apart(strayed[:layers], now[:layers]) > DIVERGED
         if self.parted:  # what follows is anyone's guess
             self.sigmas.append(np.inf)
             self.parameter_sigmas = [np.full(v.shape, np.inf) for v in now]

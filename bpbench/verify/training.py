@@ -27,7 +27,7 @@ from bpbench.verify.findings import (
     Report,
     TensorError,
 )
-from bpbench.verify.simulation import PARTED, Training, places, simulate
+from bpbench.verify.simulation import DIVERGED, Training, places, simulate
 from bpbench.verify.tolerance import Place
 
 SENSITIVITY = 1e-3
@@ -122,7 +122,7 @@ def _bounds(tensors: list[TensorError], expected: Training, dtype: str) -> list[
         judged = int(np.isfinite(expected.sigma["losses", None]).sum())
         say = (
             f"correct runs part here: rounding alone makes their weights differ by more than "
-            f"{PARTED:.0%} from step {judged} on, so only the losses before are judged; take a "
+            f"{DIVERGED:.0%} from step {judged} on, so only the losses before are judged; take a "
             "smaller learning rate or other initial parameters"
         )
         return [Finding(NOISE_LIMITED, None, None, say)]

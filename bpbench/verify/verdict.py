@@ -88,11 +88,12 @@ def judge(
 
         def on_its_own_side(near: Sequence[Array]) -> Tolerance:
             """The tolerance with each unit near its corner on the side that z puts it."""
-            sides = _sides(comparable, allowed, near)
-            pairs = zip(sides, allowed.problem.positive, strict=True)
-            if all((mine == true).all() for mine, true in pairs):
-                return allowed
-            return tolerance(*given, positive=sides)
+            sides = list(allowed.problem.positive)
+            for layer, close in enumerate(near):
+                z = np.asarray(comparable.get(("z", layer), allowed.rounded["z", layer]))
+                sides[layer] = np.where(close, z > 0, sides[layer])
+            same = map(np.array_equal, sides, allowed.problem.positive)
+            return allowed if all(same) else tolerance(*given, positive=sides)
 
         return _judged(comparable, allowed, on_its_own_side, subject, reduced)
 
@@ -121,15 +122,6 @@ def _comparable(
         else:
             problems.append(finding)
     return comparable, problems
-
-
-def _sides(found: dict[Place, Any], allowed: Tolerance, near: Sequence[Array]) -> list[Array]:
-    """On which side of its corner ``found`` puts each unit, where rounding decides that."""
-    sides = []
-    for layer, (side, close) in enumerate(zip(allowed.problem.positive, near, strict=True)):
-        z = found.get(("z", layer))
-        sides.append(side if z is None else np.where(close, np.asarray(z) > 0, side))
-    return sides
 
 
 def _judged(
