@@ -83,6 +83,14 @@ def test_a_simulation_can_be_used_again():
     assert again == judge_training(*given, optimizer, *found, "float32")
 
 
+def test_a_machine_whose_longdouble_is_no_wider_judges_training_alike(monkeypatch):
+    given = task()
+    losses, final = trained(*given, Adam(0.01), "float64")
+    monkeypatch.setattr(truth, "EXTENDED", "doubledouble")
+    assert judge_training(*given, Adam(0.01), losses, final, "float64").verdict == "right"
+    assert judge_training(*given, Adam(0.01), losses * 1.001, final, "float64").verdict == "wrong"
+
+
 # ── Wrong ──────────────────────────────────────────────────────────────────────────────────────
 
 

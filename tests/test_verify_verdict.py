@@ -51,6 +51,15 @@ def places():
 # ── Right and wrong ────────────────────────────────────────────────────────────────────────────
 
 
+def test_a_machine_whose_longdouble_is_no_wider_judges_float64_alike(monkeypatch):
+    found = backpropagated(*given())
+    monkeypatch.setattr(truth, "EXTENDED", "doubledouble")
+    assert judge(*given(), found, "float64").verdict == "right"
+    off = changed(found, ("dW", 1), lambda array: array * (1 + PLANTED["float64"]))
+    report = judge(*given(), off, "float64")
+    assert [(f.tensor, f.layer) for f in report.findings] == [("dW", 1)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_correct_gradients_are_right(dtype):
     for more in ({}, {"l2": 0.5}):

@@ -225,7 +225,7 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
 
     if len(rest) == 1:
         only_W = form(rest, lambda W, b: [W], folded=bias)
-        several = [form(rest, lambda W, b, hold=hold: [hold(W, b)]) for hold in _HOLDERS]
+        several = [form(rest, _in_one(hold)) for hold in _HOLDERS]
         return [only_W, *several] if _role(rest[0]) == "W" else [*several, only_W]
     if sorted(map(_role, rest)) == ["W", "b"]:
         return [form(sorted(rest, key=_role), lambda W, b: [W, b])]
@@ -239,13 +239,18 @@ def bind(function: Callable[..., Any], layers: int, bias: bool) -> list[Form]:
     return [in_order]
 
 
-Values = Callable[[list[Array], list[Array]], Sequence[Any]]
+Values = Callable[[list[Array], list[Array]], Any]
 """W and b -> what the parameters that are to hold them are given."""
 
 
 def _one_by_one(W: list[Array], b: list[Array]) -> Sequence[Array]:
     """For parameters that hold one array each: those for W, then those for b."""
     return (*W, *b)
+
+
+def _in_one(hold: Values) -> Values:
+    """For one parameter that holds all of W and b in one way."""
+    return lambda W, b: [hold(W, b)]
 
 
 def _data(names: Sequence[str]) -> dict[str, str] | None:
@@ -276,7 +281,7 @@ def _pairs(W: list[Array], b: list[Array]) -> list[tuple[Array, ...]]:
     return list(zip(W, b, strict=True)) if b else [(w,) for w in W]
 
 
-_HOLDERS: tuple[Callable[[list[Array], list[Array]], Any], ...] = (
+_HOLDERS: tuple[Values, ...] = (
     _params,
     _pairs,
     lambda W, b: [dict(zip(("W", "b"), pair, strict=False)) for pair in _pairs(W, b)],

@@ -99,20 +99,20 @@ class _Parts:
 def sort_out(value: Any, expected: Expected) -> Returned:
     """Find the gradients in what a function returned."""
     value = _plain(value)
-    if value is None:
-        say = "the function returns nothing; end it with: return dW, db"
-        return _nothing(expected, Finding("nothing returned", None, None, say))
     try:
-        parts = _parts(value, expected)
+        parts = None if value is None else _parts(value, expected)
     except (TypeError, ValueError):
         parts = None
-    if parts is None or (not parts.W and not parts.b):
-        say = (
-            f"the function returns {_described(value)}; expected (dW, db) or (loss, dW, db), with "
-            f"{expected.layers} arrays in each"
-        )
-        return _nothing(expected, Finding("result not understood", None, None, say))
-    return _checked(parts, expected)
+    if parts is not None and (parts.W or parts.b):
+        return _checked(parts, expected)
+    if value is None:
+        name, say = "nothing returned", "the function returns nothing; end it with: return dW, db"
+    else:
+        name = "result not understood"
+        say = f"the function returns {_described(value)}; expected (dW, db) or (loss, dW, db), "
+        say += f"with {expected.layers} arrays in each"
+    problem = Finding(name, None, None, say)
+    return Returned((None,) * expected.layers, (None,) * len(expected.b), None, (problem,))
 
 
 def to_numpy(value: Any) -> Array:
@@ -403,10 +403,6 @@ def _biases(
         say += ": it is summed over the units. Sum over the samples"
         return None, ("db summed over the wrong axis", say)
     return None, ("wrong shape", say)
-
-
-def _nothing(expected: Expected, problem: Finding) -> Returned:
-    return Returned((None,) * expected.layers, (None,) * len(expected.b), None, (problem,))
 
 
 def _described(value: Any) -> str:

@@ -23,6 +23,7 @@ from bpbench.backend import Backpropagation, Gradients
 from bpbench.network import MLP, Parameters
 from bpbench.optimizers import Optimizer
 from bpbench.verify import truth
+from bpbench.verify.variance import Problem
 
 
 def plain(name: str) -> Formula:
@@ -109,40 +110,28 @@ def shuffled(network: MLP, rng: np.random.Generator) -> Shuffle:
     return Shuffle([*map(rng.permutation, network.sizes[:-1]), np.arange(network.sizes[-1])])
 
 
-def backpropagations(
-    network: MLP,
-    parameters: Parameters,
-    x: Array,
-    y: Array | None,
-    cotangent: Array | None,
-    l2: float,
-    dtype: str,
-    positive: Sequence[Array],
-) -> Iterator[Backpropagation[Any]]:
-    """Correct backpropagations in ``dtype``, each in another order of units and rows.
-
-    Args:
-        network, parameters, x, y, cotangent, l2: as in ``truth.backpropagate``.
-        dtype: what to compute in.
-        positive: (m, n_l) each, the sides of their corners that all runs take.
+def backpropagations(problem: Problem, dtype: str) -> Iterator[Backpropagation[Any]]:
+    """Correct backpropagations in ``dtype``, each in another order of units and rows; all take the
+    problem's sides of corners.
     """
-    for run in range(count(network, len(x))):
+    x, y, cotangent = problem.x, problem.y, problem.cotangent
+    for run in range(count(problem.network, len(x))):
         rng = np.random.default_rng(run)
-        shuffle = shuffled(network, rng)
+        shuffle = shuffled(problem.network, rng)
         rows = rng.permutation(len(x))
         back = np.argsort(rows)
-        given = shuffle.arrays(parameters.W, parameters.b).astype(dtype)
+        given = shuffle.arrays(problem.W, problem.b).astype(dtype)
         with np.errstate(over="ignore", invalid="ignore"):
             one = truth.passes(
-                network,
+                problem.network,
                 given.W,
                 given.b,
                 x[np.ix_(rows, shuffle.units[0])].astype(dtype),
                 None if y is None else y[rows].astype(dtype),
                 None if cotangent is None else cotangent[rows].astype(dtype),
-                l2,
+                problem.l2,
                 formulas=formulas(run, rng, dtype),
-                positive=[v[rows] for v in shuffle.layers(positive)],
+                positive=[v[rows] for v in shuffle.layers(problem.positive)],
             )
         own = shuffle.back.arrays(one.gradients.W, one.gradients.b)
         layers = {
@@ -150,8 +139,9 @@ def backpropagations(
             for name in ("z", "a", "delta")
         }
         given_back = one.input_gradient[np.ix_(back, shuffle.back.units[0])]
-        gradients = Gradients(own.W, own.b)
-        yield Backpropagation(one.loss, **layers, gradients=gradients, input_gradient=given_back)
+        yield Backpropagation(
+            one.loss, **layers, gradients=Gradients(own.W, own.b), input_gradient=given_back
+        )
 
 
 class Trainings:

@@ -156,7 +156,7 @@ def tolerance(
     # Constants (1/m, a slope) and elementary functions may be off for all entries alike.
     least = ELEMENTARY * precision(dtype).unit
     factor = {k: max(factor_off(0.0, exactly[k], sigma[k])[1], least) for k in sigma}
-    for run in runs.backpropagations(network, parameters, x, y, cotangent, l2, dtype, sides):
+    for run in runs.backpropagations(problem, dtype):
         for (place, value), (_, exact) in zip(parts(run), parts(true), strict=True):
             off = difference(value, exact)
             ratio = np.abs(off) / sigma[place]
