@@ -144,45 +144,25 @@ def backpropagations(problem: Problem, dtype: str) -> Iterator[Backpropagation[A
         )
 
 
-class Trainings:
-    """A few correct training runs in one dtype, each in another order of inputs and units.
+def trainings(
+    network: MLP,
+    start: Parameters,
+    x: Array,
+    y: Array,
+    optimizer: Optimizer,
+    dtype: str,
+    runs: int,
+) -> list[tuple[Shuffle, truth.Run]]:
+    """A few correct training runs in ``dtype``, each in another order of inputs and units.
 
     Args:
         network, start, x, y, optimizer: as in ``truth.Run``, rounded to ``dtype``.
-        dtype: what to compute in.
-        count: how many runs.
+        runs: how many.
     """
-
-    def __init__(
-        self,
-        network: MLP,
-        start: Parameters,
-        x: Array,
-        y: Array,
-        optimizer: Optimizer,
-        dtype: str,
-        count: int,
-    ) -> None:
-        self._runs = []
-        for number in range(count):
-            rng = np.random.default_rng(number)
-            shuffle = shuffled(network, rng)
-            given = shuffle.arrays(start.W, start.b), x[:, shuffle.units[0]], y, optimizer, dtype
-            run = truth.Run(network, *given, formulas=formulas(number, rng, dtype))
-            self._runs.append((shuffle, run))
-
-    def step(self, rows: Array, positive: Sequence[Array] | None) -> list[Any]:
-        """Train one step on some rows; the loss of each run before it.
-
-        Args:
-            rows: which.
-            positive: (m, n_l) each, the sides of their corners that all runs take; their own
-                where None.
-        """
-        sides = [None if positive is None else s.layers(positive) for s, _ in self._runs]
-        return [run.step(rows, side).loss for (_, run), side in zip(self._runs, sides, strict=True)]
-
-    def parameters(self) -> list[list[Array]]:
-        """W and then b of each run, as they are now, in the network's own order."""
-        ordered = (shuffle.back.arrays(run.W, run.b) for shuffle, run in self._runs)
-        return [[*one.W, *one.b] for one in ordered]
+    own = []
+    for number in range(runs):
+        rng = np.random.default_rng(number)
+        shuffle = shuffled(network, rng)
+        given = shuffle.arrays(start.W, start.b), x[:, shuffle.units[0]], y, optimizer, dtype
+        own.append((shuffle, truth.Run(network, *given, formulas=formulas(number, rng, dtype))))
+    return own

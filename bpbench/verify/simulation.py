@@ -102,7 +102,7 @@ class _Simulation:
         self.precision = precision(dtype)
         self.truth = Run(network, start, x, y, optimizer, precision_above(dtype))
         count = max(3, 2 * runs.count(network, batch) // 3)
-        self.own = runs.Trainings(network, start, x, y, optimizer, dtype, count)
+        self.own = runs.trainings(network, start, x, y, optimizer, dtype, count)
         arrays = (*start.W, *start.b)
         self.propagations = [
             ErrorPropagation(optimizer, np.zeros(v.shape), self.precision) for v in arrays
@@ -117,20 +117,26 @@ class _Simulation:
 
     def step(self, rows: Array) -> None:
         """Train all of them one step on some rows."""
-        then = _double(self.truth.W), _double(self.truth.b)
+        then = _double([*self.truth.W, *self.truth.b])
         true = self.truth.step(rows)
+        exactly = [*self.truth.W, *self.truth.b]
+        now = _double(exactly)
         rounded = map_arrays(lambda v: np.asarray(v.astype(np.float64)), true)
-        now = [*_double(self.truth.W), *_double(self.truth.b)]
         gradients = [*rounded.gradients.W, *rounded.gradients.b]
-        moves = zip(gradients, now, [*then[0], *then[1]], strict=True)
+        moves = zip(gradients, now, then, strict=True)
         self.changes.append(sum(float((g * (after - before)).sum()) for g, after, before in moves))
         self.losses.append(true.loss)
-        again = self.own.step(rows, None if self.corners else [z > 0 for z in rounded.z])
-        self.strayed.append([distance(loss, true.loss) for loss in again])
-        own = zip(*self.own.parameters(), strict=True)
-        true_now = [*self.truth.W, *self.truth.b]
+        sides = None if self.corners else [z > 0 for z in rounded.z]
+        losses, values = [], []
+        for shuffle, run in self.own:
+            found = run.step(rows, None if sides is None else shuffle.layers(sides))
+            losses.append(distance(found.loss, true.loss))
+            mine = shuffle.back.arrays(run.W, run.b)
+            values.append((*mine.W, *mine.b))
+        self.strayed.append(losses)
         strayed = [
-            [distance(v, exact) for v in runs] for runs, exact in zip(own, true_now, strict=True)
+            [distance(v, exact) for v in of_runs]
+            for *of_runs, exact in zip(*values, exactly, strict=True)
         ]
         layers = self.network.layers
         self.parted = self.parted or _apart(strayed[:layers], now[:layers]) > DIVERGED
@@ -138,7 +144,7 @@ class _Simulation:
             self.sigmas.append(np.inf)
             self.parameter_sigmas = [np.full(v.shape, np.inf) for v in now]
             return
-        V = self._variances(*then, rows, rounded)
+        V = self._variances(then, rows, rounded)
         self.sigmas.append(np.sqrt(np.asarray(V.loss)))
         errors = (*V.gradients.W, *V.gradients.b)
         for propagation, g, Vg, value in zip(
@@ -149,14 +155,14 @@ class _Simulation:
         self.parameter_sigmas = [_widened(*pair) for pair in zip(carried, strayed, strict=True)]
 
     def _variances(
-        self, W: list[Array], b: list[Array], rows: Array, true: Backpropagation[Array]
+        self, values: list[Array], rows: Array, true: Backpropagation[Array]
     ) -> Backpropagation[Array]:
         """The variances of one step's backpropagation, from parameters that err already."""
         carried = [sigma**2 for sigma in self.parameter_sigmas]
         layers = self.network.layers
         problem = Problem(
-            self.network, W, b, self.x[rows], self.y[rows], None, self.optimizer.l2, true,
-            [z > 0 for z in true.z], carried[:layers], carried[layers:],
+            self.network, values[:layers], values[layers:], self.x[rows], self.y[rows], None,
+            self.optimizer.l2, true, [z > 0 for z in true.z], carried[:layers], carried[layers:],
         )  # fmt: skip
         V = variances(problem, self.precision)
         sigma: dict[Place, Array] = {("z", i): np.sqrt(v) for i, v in enumerate(V.z)}
@@ -169,12 +175,12 @@ class _Simulation:
         margin = entry_for(self.optimizer, MARGINS, "the tolerance of training")
         allowed = margin * _widened(np.array(self.sigmas), np.array(self.strayed).T)
         widened = [margin * sigma for sigma in self.parameter_sigmas]
-        W, b, layers = self.truth.W, self.truth.b, self.network.layers
+        layers = self.network.layers
         losses = np.array(
             [v if isinstance(v, np.generic) else v.astype(float) for v in self.losses]
         )
         return Training(
-            places(losses, W, b),
+            places(losses, self.truth.W, self.truth.b),
             places(allowed, widened[:layers], widened[layers:]),
             np.array(self.changes),
             self.kinks,
