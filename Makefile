@@ -29,7 +29,8 @@ demo: setup
 	$(BIN)/bpbench report results/demo --output results/demo.md && exit $$code
 
 test: setup
-	$(BIN)/python -m pytest --require-backends
+	@# two files side by side; those that take longest first, as tests/conftest.py orders them
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --require-backends
 
 lint: setup
 	$(BIN)/ruff check .

@@ -7,6 +7,8 @@ import signal
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# small networks gain nothing by threads, which wait for each other where tests run side by side
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -36,6 +38,9 @@ COMPILED = {
 SLOW = COMPILED - {"jax:scan", "tensorflow:function"}
 """Of those, the ones for which a thousand steps take long, or that share another's code."""
 
+LONGEST = ("test_adapters", "test_execute", "test_keras_backend")
+"""Files that begin first, so that none is left over when the others are done."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -48,6 +53,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure() -> None:
     # a shell's background job is deaf to Ctrl-C, and so would be the processes that tests interrupt
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With ``--dist loadgroup`` one process runs a file, which shares what it has computed."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.stem
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    items.sort(key=place)
 
 
 @pytest.fixture(params=IN_PROCESS)

@@ -264,19 +264,6 @@ def test_without_a_mode_it_takes_the_engine_that_runs_already():
     assert f"Keras already runs on '{ENGINE}'" in done.stdout
 
 
-def test_tensorflow_starts_keras_and_the_backend_takes_it():
-    if importlib.util.find_spec("tensorflow") is None:
-        pytest.skip("tensorflow is not installed")
-    done = subprocess.run(
-        [sys.executable, "-c",
-         "import bpbench; bpbench.get_backend('tensorflow'); import keras\n"
-         "print(bpbench.get_backend('keras'))"],
-        capture_output=True, text=True,
-        env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
-    )  # fmt: skip
-    assert "<backend keras:tensorflow on cpu in float32>" in done.stdout, done.stderr
-
-
 def test_float64_on_torch_is_unsupported_because_keras_computes_in_float32():
     with pytest.raises(Unsupported, match="computes in float32"):
         bpbench.get_backend("keras", "torch", dtype="float64")
@@ -295,7 +282,9 @@ def test_an_engine_that_is_not_installed_is_named_with_the_way_to_get_it(monkeyp
 
 if OTHERS:
 
-    @pytest.mark.parametrize("engine", OTHERS)
+    @pytest.mark.parametrize(
+        "engine", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OTHERS]
+    )
     def test_all_of_this_holds_on_another_engine(engine):
         path = Path(__file__)
         done = subprocess.run(
@@ -306,3 +295,15 @@ if OTHERS:
             text=True,
         )
         assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+    def test_tensorflow_starts_keras_and_the_backend_takes_it():
+        if importlib.util.find_spec("tensorflow") is None:
+            pytest.skip("tensorflow is not installed")
+        done = subprocess.run(
+            [sys.executable, "-c",
+             "import bpbench; bpbench.get_backend('tensorflow'); import keras\n"
+             "print(bpbench.get_backend('keras'))"],
+            capture_output=True, text=True,
+            env={name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"},
+        )  # fmt: skip
+        assert "<backend keras:tensorflow on cpu in float32>" in done.stdout, done.stderr
