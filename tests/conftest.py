@@ -55,6 +55,11 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workerinput"):  # execnet interrupts what takes 5 s to end
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``--dist loadgroup`` one process runs a file, which shares what it has computed."""
 

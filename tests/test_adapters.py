@@ -63,11 +63,13 @@ def test_backpropagation_agrees_with_the_equations(spec, dtype, relative, rng):
     backend = bpbench.get_backend(spec, dtype=dtype)
     truth = bpbench.get_backend("numpy", dtype="float64")
     quick = spec in COMPILED and dtype == "float32"  # the same code: one pass is enough
-    networks = NETWORKS if spec not in COMPILED else WIDE[1:] if quick else [*WIDE, NETWORKS[2]]
+    large = [] if spec == "jax:eager" else NETWORKS[2:3]  # it compiles no loops: scan's operations
+    networks = NETWORKS if spec not in COMPILED else WIDE[1:] if quick else [*WIDE, *large]
     for index, network in enumerate(networks):
         parameters = initial_parameters(network, index, "scaled_normal").astype(dtype)
         x, y = _problem(network, rng, rows=(23, 40, 300, 1)[index % 4])
         x, y = x.astype(dtype), y.astype(dtype)
+        x[1:2] = 0  # without biases it stays at 0: every derivative at exactly 0
         model, exact = backend.model(network, parameters), truth.model(network, parameters)
         for given in ({"y": y, "l2": 0.1}, {"cotangent": y - 0.5})[: 1 if quick else 2]:
             found, expected = model.backpropagate(x, **given), exact.backpropagate(x, **given)

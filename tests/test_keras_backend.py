@@ -98,31 +98,32 @@ def arrays(model):
     return model.parameters().arrays.values()
 
 
-@pytest.mark.parametrize("network", NETWORKS, ids=str)
-def test_backpropagation_agrees_with_the_equations(backend, truth, network, rng):
-    x, y, parameters = problem(network, rng)
-    x = np.concatenate([x, np.zeros_like(x[:1])])
-    y = np.concatenate([y, y[:1]])
-    model, exact = backend.model(network, parameters), truth.model(network, parameters)
-    for given in ({"y": y}, {"y": y, "l2": 0.1}, {"cotangent": y - 0.5, "l2": 0.1}):
-        found, expected = model.backpropagate(x, **given), exact.backpropagate(x, **given)
-        assert {array.dtype.name for array in tensors(found)} == {DTYPE}
-        assert_close(tensors(found), tensors(expected))
-        assert found.loss == (expected.loss and pytest.approx(expected.loss, rel=CLOSE))
-    assert_close([model.predict(x)], [exact.predict(x)])
+if ENGINE != "jax":  # of keras:jax, test_adapters asks the same
 
+    @pytest.mark.parametrize("network", NETWORKS, ids=str)
+    def test_backpropagation_agrees_with_the_equations(backend, truth, network, rng):
+        x, y, parameters = problem(network, rng)
+        x = np.concatenate([x, np.zeros_like(x[:1])])
+        y = np.concatenate([y, y[:1]])
+        model, exact = backend.model(network, parameters), truth.model(network, parameters)
+        for given in ({"y": y}, {"y": y, "l2": 0.1}, {"cotangent": y - 0.5, "l2": 0.1}):
+            found, expected = model.backpropagate(x, **given), exact.backpropagate(x, **given)
+            assert {array.dtype.name for array in tensors(found)} == {DTYPE}
+            assert_close(tensors(found), tensors(expected))
+            assert found.loss == (expected.loss and pytest.approx(expected.loss, rel=CLOSE))
+        assert_close([model.predict(x)], [exact.predict(x)])
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
-def test_training_agrees_and_a_short_last_batch_goes_on(backend, truth, optimizer, rng):
-    network = MLP((5, 8, 3), "tanh", "softmax", "cross_entropy")
-    x, y, parameters = problem(network, rng, 40)
-    order, short = rng.integers(0, 40, (100, 8)), rng.integers(0, 40, (1, 3))
-    model, exact = backend.model(network, parameters), truth.model(network, parameters)
-    for rows in (order, short, order[:2]):
-        losses = model.train(x, y, rows, optimizer)
-        assert losses.dtype == DTYPE
-        assert_close([losses], [exact.train(x, y, rows, optimizer)], 100 * CLOSE)
-    assert_close(arrays(model), arrays(exact), 100 * CLOSE)
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+    def test_training_agrees_and_a_short_last_batch_goes_on(backend, truth, optimizer, rng):
+        network = MLP((5, 8, 3), "tanh", "softmax", "cross_entropy")
+        x, y, parameters = problem(network, rng, 40)
+        order, short = rng.integers(0, 40, (100, 8)), rng.integers(0, 40, (1, 3))
+        model, exact = backend.model(network, parameters), truth.model(network, parameters)
+        for rows in (order, short, order[:2]):
+            losses = model.train(x, y, rows, optimizer)
+            assert losses.dtype == DTYPE
+            assert_close([losses], [exact.train(x, y, rows, optimizer)], 100 * CLOSE)
+        assert_close(arrays(model), arrays(exact), 100 * CLOSE)
 
 
 def test_once_compiled_nothing_is_compiled_again(backend, rng, monkeypatch):
