@@ -38,8 +38,8 @@ COMPILED = {
 SLOW = COMPILED - {"jax:scan", "tensorflow:function"}
 """Of those, the ones for which a thousand steps take long, or that share another's code."""
 
-LONGEST = ("test_adapters", "test_execute", "test_keras_backend")
-"""Files that begin first, so that none is left over when the others are done."""
+FIRST = ("timed", "test_adapters", "test_conformance")
+"""What takes longest begins first, so that nothing long is left when the rest is done."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,8 +64,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With ``--dist loadgroup`` one process runs a file, which shares what it has computed."""
 
     def place(item: pytest.Item) -> int:
-        file = item.path.stem
-        return LONGEST.index(file) if file in LONGEST else len(LONGEST)
+        group = next(item.iter_markers("xdist_group")).args[0]
+        return FIRST.index(group) if group in FIRST else len(FIRST)
 
     for item in items:
         if item.get_closest_marker("xdist_group") is None:

@@ -20,6 +20,8 @@ from bpbench.cli import commands
 from bpbench.cli.exits import exit_code
 from tests.result_rows import row
 
+pytestmark = pytest.mark.xdist_group("timed")  # one after the other: they share the cores
+
 ROOT = Path(__file__).resolve().parent.parent
 NUMPY_ONLY = ("torch", "jax", "tensorflow", "keras")
 BRIEF = ("--rounds", "2", "--processes", "1")

@@ -28,6 +28,8 @@ from bpbench.optimizers import SGD
 from bpbench.results import store
 from tests.small_experiments import classes_experiment, planted, xor_experiment
 
+pytestmark = pytest.mark.xdist_group("timed")  # one after the other: they share the cores
+
 Row = dict[str, Any]
 
 

@@ -18,6 +18,8 @@ from bpbench.experiment import Experiment
 from bpbench.results import store
 from tests.small_experiments import planted, xor_experiment
 
+pytestmark = pytest.mark.xdist_group("timed")  # one after the other: they share the cores
+
 SUPERVISOR = """
 import sys
 from bpbench.execute import RunOptions, run

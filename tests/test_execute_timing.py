@@ -15,6 +15,8 @@ from bpbench.execute.timing import Beside, Series, Timing, mark_disturbed
 from bpbench.measure.statistics import Ratio
 from tests.small_experiments import xor_experiment
 
+pytestmark = pytest.mark.xdist_group("timed")  # one after the other: they share the cores
+
 NOTHING_BESIDE = Beside("aa55", None, "", None, "")
 
 

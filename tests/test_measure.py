@@ -18,6 +18,8 @@ from bpbench.measure import machine, memory
 from bpbench.measure.clock import block_length, timed
 from bpbench.measure.statistics import median_interval
 
+pytestmark = pytest.mark.xdist_group("timed")  # one after the other: they share the cores
+
 
 def test_work_is_done_once_and_its_time_is_positive() -> None:
     done: list[int] = []
