@@ -20,8 +20,16 @@ from bpbench import __version__
 from bpbench.cli.exits import INTERRUPTED, MISSING, USAGE
 from bpbench.errors import BpbenchError, MissingBackend, unknown
 
-COMMANDS = ("backends", "verify", "run", "report", "compare", "check", "conform")
-"""The commands in the order of the help."""
+COMMANDS = {
+    "backends": "What is installed, and how to get the rest.",
+    "verify": "Is every backend's backpropagation right?",
+    "run": "Verify, time and train an experiment.",
+    "report": "Make a report from result files.",
+    "compare": "Compare the timings of two runs.",
+    "check": "Are your own gradients right, and if not, why?",
+    "conform": "Does your backend keep what the interface promises?",
+}
+"""The commands in the order of the help, which imports none of them."""
 
 
 class Commands(click.Group):
@@ -36,6 +44,10 @@ class Commands(click.Group):
         command = importlib.import_module(f"bpbench.cli.{name}").command
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -13,7 +13,6 @@ from bpbench.registry import list_backends
 
 @click.command(
     "backends",
-    short_help="What is installed, and how to get the rest.",
     epilog="""\b
     Examples:
       bpbench backends
@@ -22,10 +21,10 @@ from bpbench.registry import list_backends
 )
 @common
 def command(json_: bool, quiet: bool, verbose: bool) -> None:
-    """What is installed, which modes and devices, and how to get the rest.
+    """Which backends are installed, with which modes and devices, and how to get the rest.
 
-    The first mode of each is its default. No framework is imported to find out, so that whether it
-    can really use a device is seen only when it is asked to.
+    The first mode of each is its default. No framework is imported for this. Whether one can really
+    use a device is seen when it runs there.
     """
     backends = list_backends()
     if json_:

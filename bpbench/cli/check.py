@@ -11,14 +11,11 @@ from typing import Any
 
 import click
 
-from bpbench.activations import ACTIVATIONS
 from bpbench.cli import output
 from bpbench.cli.exits import FAILED, FINE
-from bpbench.cli.options import Name, common
-from bpbench.cli.verify import Sizes
+from bpbench.cli.options import WHOLE, Name, common, described, network, options
 from bpbench.errors import UsageError, unknown
 from bpbench.experiment import DTYPES
-from bpbench.losses import LOSSES, completed
 from bpbench.network import MLP
 from bpbench.verify.arguments import LABELS, SAMPLES, WEIGHTS
 
@@ -30,11 +27,12 @@ NAMES = (
 """What a function of gradients is called, the likeliest first, where none is named."""
 SIZES = (4, 3, 2)
 RECOGNISED = "[default: recognised]"
+HOW = ("weights", "samples", "labels", "l2", "dtype", "seed")
+"""The options that do not describe a network."""
 
 
 @click.command(
     "check",
-    short_help="Are your own gradients right, and if not, why?",
     epilog="""\b
     Examples:
       bpbench check my_network.py
@@ -49,66 +47,30 @@ RECOGNISED = "[default: recognised]"
     """,
 )
 @click.argument("file", metavar="FILE.py[:FUNCTION]")
-@click.option("--sizes", type=Sizes(), help="Units per layer, inputs first. [default: 4,3,2]")
-@click.option(
-    "--hidden",
-    metavar="NAME[,NAME...]",
-    help="Hidden activations: one, or one per hidden layer. [default: sigmoid]",
+@network(
+    sizes="[default: 4,3,2]",
+    output="[default: the loss's own; sigmoid for half_squared_error]",
+    loss="[default: half_squared_error; cross_entropy after softmax]",
 )
-@click.option(
-    "--output",
-    "output_",
-    type=Name(tuple(ACTIVATIONS)),
-    help="Activation of the outputs. [default: the loss's own; sigmoid for half_squared_error]",
-)
-@click.option(
-    "--loss",
-    type=Name(tuple(LOSSES)),
-    help="Averaged over the samples. [default: half_squared_error; cross_entropy after softmax]",
-)
-@click.option(
-    "--no-bias", is_flag=True, default=None, help="Without biases. [default: with biases]"
-)
-@click.option(
-    "--l2",
-    type=click.FloatRange(min=0),
-    default=0.0,
-    show_default=True,
-    metavar="NUMBER",
-    help="Weight decay: 0.5 * l2 * sum of W^2 is part of the loss.",
-)
-@click.option("--weights", type=Name(tuple(WEIGHTS)), help=f"How W lies. {RECOGNISED}")
-@click.option("--samples", type=Name(tuple(SAMPLES)), help=f"How x and y lie. {RECOGNISED}")
-@click.option("--labels", type=Name(tuple(LABELS)), help=f"What y holds. {RECOGNISED}")
-@click.option(
-    "--dtype",
-    type=Name(DTYPES),
-    default="float64",
-    show_default=True,
-    help="What the function computes in.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    metavar="N",
-    help="Of the parameters and inputs that it is given.",
-)
+@options(
+    click.option(
+        "--l2", type=click.FloatRange(min=0), default=0.0, show_default=True, metavar="NUMBER",
+        help="Weight decay: 0.5 * l2 * sum of W^2 is part of the loss.",
+    ),
+    click.option("--weights", type=Name(WEIGHTS), help=f"How W lies. {RECOGNISED}"),
+    click.option("--samples", type=Name(SAMPLES), help=f"How x and y lie. {RECOGNISED}"),
+    click.option("--labels", type=Name(LABELS), help=f"What y holds. {RECOGNISED}"),
+    click.option(
+        "--dtype", type=Name(DTYPES), default="float64", show_default=True,
+        help="What the function computes in.",
+    ),
+    click.option(
+        "--seed", type=WHOLE, default=0, show_default=True, metavar="N",
+        help="Of the parameters and inputs that it is given.",
+    ),
+)  # fmt: skip
 @common
-def command(
-    file: str,
-    l2: float,
-    weights: str | None,
-    samples: str | None,
-    labels: str | None,
-    dtype: str,
-    seed: int,
-    json_: bool,
-    quiet: bool,
-    verbose: bool,
-    **described: Any,
-) -> int:
+def command(file: str, json_: bool, quiet: bool, verbose: bool, **given: Any) -> int:
     """Are your own gradients right, and if not, in which layer and why?
 
     The function is called on its own sizes and on small networks that tell mistakes apart. Its
@@ -118,16 +80,14 @@ def command(
 
     with contextlib.redirect_stdout(sys.stderr):  # what the file prints is no result
         module, function = load_function(file)
-        network, chosen = network_of(module, described)
+        how = {name: given.pop(name) for name in HOW}
+        meant, chosen = network_of(module, given)
         if not chosen and not quiet:
             output.note(
-                f"no network was described, so it is {network} "
+                f"no network was described, so it is {meant} "
                 "(--sizes, --hidden, --output, --loss, or network = bpbench.MLP(...) in the file)"
             )
-        report = check(
-            network, function, weights=weights, samples=samples, labels=labels, l2=l2,
-            dtype=dtype, seed=seed,
-        )  # fmt: skip
+        report = check(meant, function, **how)
     if json_:
         output.document(report.as_dict())
     else:
@@ -169,14 +129,11 @@ def load_function(name: str) -> tuple[ModuleType, Callable[..., Any]]:
     return module, functions[likely[0]]
 
 
-def network_of(module: ModuleType, described: dict[str, Any]) -> tuple[MLP, bool]:
+def network_of(module: ModuleType, options: dict[str, Any]) -> tuple[MLP, bool]:
     """The network of the options, or the file's own, or a small one; and whether it was chosen."""
-    given = {key: value for key, value in described.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     own = getattr(module, "network", None)
     if not given and isinstance(own, MLP):
         return own, True
-    out, loss = completed(given.get("output_"), given.get("loss"), "half_squared_error")
-    names = tuple(str(given.get("hidden", "sigmoid")).split(","))
-    hidden = names[0] if len(names) == 1 else names
-    sizes = given.get("sizes", SIZES)
-    return MLP(sizes, hidden, out, loss, not given.get("no_bias", False)), bool(given)
+    chosen = bool(given)
+    return described(SIZES, "half_squared_error", given), chosen

@@ -14,7 +14,6 @@ from bpbench.cli.options import Name, common
 
 @click.command(
     "compare",
-    short_help="Compare the timings of two runs.",
     epilog="""\b
     Examples:
       bpbench compare results/before results/after
@@ -31,11 +30,12 @@ from bpbench.cli.options import Name, common
 @click.argument("new", type=click.Path(path_type=Path), metavar="RESULTS_B")
 @click.option(
     "--fail-on", "fail_on", multiple=True, type=Name(("slower", "faster", "noise", "gone")),
-    help="End with exit code 1 where a timing is that. May be repeated.",
+    help="End with exit code 1 where a timing is that. May be repeated. [default: never]",
 )  # fmt: skip
 @click.option(
-    "--across-machines", is_flag=True, help="Compare though the runs were timed on other machines."
-)
+    "--across-machines", is_flag=True,
+    help="Compare the timings of different machines, too. [default: refuse]",
+)  # fmt: skip
 @common
 def command(
     old: Path,
@@ -46,10 +46,10 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> int:
-    """Hold every timing of RESULTS_B against that of the same work in RESULTS_A.
+    """Compare every timing of RESULTS_B with that of the same work in RESULTS_A.
 
-    A timing is faster, slower, the same, or lost in the noise; gone, where only RESULTS_A has it,
-    or new. Nothing is run.
+    A timing is faster, slower, the same, or lost in the noise. It is gone where only RESULTS_A has
+    it, and new where only RESULTS_B has it. Nothing is run.
     """
     from bpbench.report.changes import VERDICTS, changes, table
     from bpbench.results.store import read

@@ -7,16 +7,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bpbench.cli import output
 from bpbench.cli.exits import FAILED, FINE
-from bpbench.cli.options import BackendName, Name, common
+from bpbench.cli.options import BackendName, Name, common, options
 from bpbench.cli.progress import contracts_shown
 from bpbench.execute.environment import with_own_package
+from bpbench.experiment import DTYPES
 from bpbench.registry import modes_of, split_mode
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 @click.command(
     "conform",
-    short_help="Is your backend a good citizen?",
     epilog="""\b
     Examples:
       bpbench conform my_backend.py:MyBackend
@@ -34,59 +34,49 @@ if TYPE_CHECKING:
     """,
 )
 @click.argument("backend", type=BackendName())
-@click.option("--mode", "modes", multiple=True, metavar="NAME", help="May be repeated. [all]")
-@click.option("--device", "devices", multiple=True, type=Name(("cpu", "cuda")), help="[cpu]")
-@click.option(
-    "--dtype", "dtypes", multiple=True, type=Name(("float32", "float64")), help="[all it claims]"
-)
+@options(
+    click.option(
+        "--mode", "modes", multiple=True, metavar="NAME", help="May be repeated. [default: all]"
+    ),
+    click.option(
+        "--device", "devices", multiple=True, type=Name(("cpu", "cuda")),
+        help="May be repeated. [default: cpu]",
+    ),
+    click.option(
+        "--dtype", "dtypes", multiple=True, type=Name(DTYPES),
+        help="May be repeated. [default: all that the backend has]",
+    ),
+)  # fmt: skip
 @common
 def command(
-    backend: str,
-    modes: tuple[str, ...],
-    devices: tuple[str, ...],
-    dtypes: tuple[str, ...],
-    json_: bool,
-    quiet: bool,
-    verbose: bool,
+    backend: str, modes: tuple[str, ...], json_: bool, quiet: bool, verbose: bool, **where: Any
 ) -> int:
     """Does a backend keep all that the interface promises?
 
-    Gradients against the truth, training by every formula, arrays that are the caller's own,
-    nothing that was passed in changed; what is broken is named.
+    Its gradients and its training by every optimizer are compared with the truth. The arrays that
+    it returns must be the caller's own, and what was passed in must not change. What is broken is
+    named.
     """
     several = modes or (modes_of(backend) if split_mode(backend)[1] is None else ())
     if len(several) > 1:
-        options = [f"--device={name}" for name in devices] + [f"--dtype={name}" for name in dtypes]
-        report = _each_by_itself(backend, several, options + (["-q"] if quiet else []))
+        report = _each_by_itself(backend, several, where, quiet)
     else:
-        report = _tried(backend, modes, devices, dtypes, quiet)
+        from bpbench.conformance import conform
+
+        with contracts_shown(quiet) as progress, contextlib.redirect_stdout(sys.stderr):
+            # what the file prints is no result
+            report = conform(backend, modes=modes, progress=progress, **where)
     if json_:
         output.document(report.as_dict())
-        return FINE if report.passed else FAILED
-    output.show(str(report))
-    if verbose:
-        for one in report.tried:
+    else:
+        output.show(str(report))
+        for one in report.tried if verbose else ():
             output.note(f"{'broken' if one.faults else 'kept'}: {one.contract} ({one.way})")
     return FINE if report.passed else FAILED
 
 
-def _tried(
-    backend: str,
-    modes: tuple[str, ...],
-    devices: tuple[str, ...],
-    dtypes: tuple[str, ...],
-    quiet: bool,
-) -> ConformanceReport:
-    """The report on a backend that is tried in this process."""
-    from bpbench.conformance import conform
-
-    with contracts_shown(quiet) as progress, contextlib.redirect_stdout(sys.stderr):
-        # what the file prints is no result
-        return conform(backend, modes=modes, devices=devices, dtypes=dtypes, progress=progress)
-
-
 def _each_by_itself(
-    backend: str, modes: Sequence[str], options: Sequence[str]
+    backend: str, modes: Sequence[str], where: Mapping[str, Sequence[str]], quiet: bool
 ) -> ConformanceReport:
     """The report on several modes, each tried in a process of its own: Keras's engines need one.
 
@@ -96,11 +86,13 @@ def _each_by_itself(
     from bpbench.conformance import ConformanceReport
 
     environment = with_own_package({"TF_CPP_MIN_LOG_LEVEL": "2", **os.environ})
+    given = [f"--device={name}" for name in where["devices"]]
+    given += [f"--dtype={name}" for name in where["dtypes"]] + ["-q"] * quiet
     documents = []
     for mode in modes:
         command = [sys.executable, "-m", "bpbench", "conform", backend, f"--mode={mode}", "--json"]
         ended = subprocess.run(
-            [*command, *options], stdout=subprocess.PIPE, env=environment, check=False
+            [*command, *given], stdout=subprocess.PIPE, env=environment, check=False
         )
         if ended.returncode not in (FINE, FAILED):
             raise click.exceptions.Exit(ended.returncode)

@@ -14,7 +14,6 @@ from bpbench.report import FORMATS, render
 
 @click.command(
     "report",
-    short_help="Make a report from result files.",
     epilog="""\b
     Examples:
       bpbench report results/
@@ -26,11 +25,11 @@ from bpbench.report import FORMATS, render
 @click.argument("results", type=click.Path(path_type=Path), metavar="RESULTS")
 @click.option(
     "--format", "format_", type=Name(tuple(FORMATS)),
-    help="[default: by the ending of --output, else markdown]",
+    help="What to write. [default: by the ending of --output, else markdown]",
 )  # fmt: skip
 @click.option(
     "--output", "file", type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to; stdout where not given.",
+    help="The file to write. [default: stdout]",
 )  # fmt: skip
 @common
 def command(
@@ -41,10 +40,10 @@ def command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Make a report from a folder of result files: no framework is needed, nothing is run again.
+    """Make a report from a folder of result files. No framework is needed, nothing is run again.
 
-    markdown is a page for people, csv every cell on a line with raw numbers, json the tables and
-    every cell with all that was measured.
+    markdown is a page for people. csv has a line for every cell, with raw numbers. json has the
+    tables and every cell with all that was measured.
     """
     from bpbench.report.agreement import with_agreement
     from bpbench.results import store

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from bpbench.cells import QUESTIONS
 from bpbench.cli import output
-from bpbench.cli.options import Name, Where, common, where_to_run
+from bpbench.cli.options import FROM_1, Name, common, options, required, run_options, where_to_run
 from bpbench.execute.options import PROCESSES, ROUNDS
 
 
 @click.command(
     "run",
-    short_help="Verify, time and train an experiment.",
     epilog="""\b
     Examples:
       bpbench run experiments/xor.py
@@ -26,50 +25,48 @@ from bpbench.execute.options import PROCESSES, ROUNDS
     """,
 )
 @click.argument("scripts", nargs=-1, required=True, metavar="EXPERIMENT.py...")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), metavar="N",
-    help="Train from the seeds 0 to N - 1. [default: the experiment's]",
+@options(
+    click.option(
+        "--seeds", type=FROM_1, metavar="N",
+        help="Train from the seeds 0 to N - 1. [default: the experiment's]",
+    ),
+    click.option(
+        "--question", "questions", multiple=True, type=Name(QUESTIONS),
+        help="May be repeated; nothing is trained or timed unverified. [default: all three]",
+    ),
+    click.option(
+        "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("results"),
+        show_default=True, help="The folder of the result files.",
+    ),
+    click.option(
+        "--rounds", type=FROM_1, default=ROUNDS, show_default=True, metavar="N",
+        help="Samples that each backend gives to a timing.",
+    ),
+    click.option(
+        "--processes", type=FROM_1, default=PROCESSES, show_default=True, metavar="N",
+        help="Fresh processes that each backend is timed in.",
+    ),
+    click.option(
+        "--retry", is_flag=True,
+        help="Run cells again that crashed, timed out or ran out of memory. [default: keep them]",
+    ),
 )  # fmt: skip
-@click.option(
-    "--question", "questions", multiple=True, type=Name(QUESTIONS),
-    help="May be repeated; nothing is trained or timed unverified. [default: all three]",
-)  # fmt: skip
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("results"),
-    show_default=True, help="The folder of the result files.",
-)  # fmt: skip
-@click.option(
-    "--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True, metavar="N",
-    help="Samples that each backend gives to a timing.",
-)  # fmt: skip
-@click.option(
-    "--processes", type=click.IntRange(min=1), default=PROCESSES, show_default=True, metavar="N",
-    help="Fresh processes that each backend is timed in.",
-)  # fmt: skip
-@click.option(
-    "--retry", is_flag=True, help="Run again the cells that crashed, timed out or were missing."
-)
 @where_to_run
 @common
 @click.pass_obj
 def command(
     typed: str | None,
     scripts: tuple[str, ...],
-    where: Where,
-    seeds: int | None,
-    questions: tuple[str, ...],
     out: Path,
-    rounds: int,
-    processes: int,
-    retry: bool,
     json_: bool,
     quiet: bool,
     verbose: bool,
+    **asked: Any,
 ) -> int:
-    """Verify, time and train an experiment on every backend; three tables come out.
+    """Verify, time and train an experiment on every backend, and show the tables.
 
-    Every cell's result is a file under the folder of results. The same command again finishes what
-    is missing and runs nothing twice.
+    The result of every cell is a file in the folder of results. The same command again finishes
+    what is missing and runs nothing twice.
     """
     from bpbench.cli.exits import exit_code
     from bpbench.cli.progress import shown
@@ -78,13 +75,9 @@ def command(
     from bpbench.report.agreement import with_agreement
 
     experiments = [experiment for script in scripts for experiment in load(script)]
-    options = replace(
-        where.options, seeds=seeds, questions=questions or None, out=out, retry=retry,
-        rounds=rounds, processes=processes, command=typed or "",
-    )  # fmt: skip
     with shown(quiet, verbose) as progress:
-        rows = run(experiments, options, progress)
+        rows = run(experiments, run_options(typed=typed, out=out, **asked), progress)
     output.results(with_agreement(rows, out), json_)
     if not quiet:
         output.note(f"{len(rows)} results are in {out}; bpbench report makes a page of them")
-    return exit_code(rows, where.required(experiments))
+    return exit_code(rows, required(asked["backends"], experiments))

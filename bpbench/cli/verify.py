@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from bpbench.activations import ACTIVATIONS, find_activation
+from bpbench.activations import find_activation
+from bpbench.cli import options as shared
 from bpbench.cli import output
-from bpbench.cli.options import Name, Where, common, where_to_run
+from bpbench.cli.options import FROM_1, WHOLE, Name
 from bpbench.errors import UsageError
-from bpbench.losses import LOSSES, completed, find_loss
-from bpbench.network import MLP, SCHEMES
+from bpbench.losses import find_loss
+from bpbench.network import SCHEMES
 
 if TYPE_CHECKING:
     from bpbench.experiment import Experiment
 
 STEPS = 4
 """Batches of data drawn for a network without an experiment, so that a few steps can be judged."""
-
-
-class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks only
-    """Whole numbers between commas."""
-
-    name = "sizes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return tuple(int(size) for size in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r}: expected whole numbers between commas, such as 784,30,10")
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return "N,N,..."
+RUN = ("backends", "devices", "dtypes", "threads", "timeout")
+"""The options that do not describe a network."""
 
 
 @click.command(
     "verify",
-    short_help="Is every backend's backpropagation right?",
     epilog="""\b
     Examples:
       bpbench verify
@@ -50,38 +36,29 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]  # generic in new clicks
     """,
 )
 @click.argument("experiment", required=False, metavar="[EXPERIMENT.py]")
-@click.option("--sizes", type=Sizes(), help="Units per layer, inputs first. [default: 784,30,10]")
+@shared.network(
+    sizes="[default: 784,30,10]", output="[default: softmax]", loss="[default: the output's own]"
+)
+@click.option("--batch", type=FROM_1, metavar="N", help="Rows of the batch. [default: 32]")
 @click.option(
-    "--hidden", metavar="NAME[,NAME...]",
-    help="Hidden activations: one, or one per hidden layer. [default: sigmoid]",
-)  # fmt: skip
-@click.option("--output", "output_", type=Name(tuple(ACTIVATIONS)), help="[default: softmax]")
-@click.option("--loss", type=Name(tuple(LOSSES)), help="[default: the output's own]")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Rows. [default: 32]")
-@click.option("--no-bias", is_flag=True, default=None, help="A network without biases.")
-@click.option("--init", type=Name(tuple(SCHEMES)), help="[default: scaled_normal]")
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="[default: 0]")
-@where_to_run
-@common
-def command(
-    experiment: str | None,
-    where: Where,
-    json_: bool,
-    quiet: bool,
-    verbose: bool,
-    **network: Any,
-) -> int:
+    "--init", type=Name(SCHEMES), help="How the parameters start. [default: scaled_normal]"
+)
+@click.option("--seed", type=WHOLE, metavar="N", help="Of parameters and data. [default: 0]")
+@shared.where_to_run
+@shared.common
+def command(experiment: str | None, json_: bool, quiet: bool, verbose: bool, **options: Any) -> int:
     """Is every backend's backpropagation right, layer by layer, and its training too?
 
-    Loss, z, a, delta, dW, db and the input gradient of one batch are held against a truth of higher
-    precision, and so are a few steps of training. Without an experiment the network is made from
+    Loss, z, a, delta, dW, db and the input gradient of one batch are compared with a truth of
+    higher precision. So are a few steps of training. Without an experiment the network is made from
     the options, with random data.
     """
-    given = {name: value for name, value in network.items() if value is not None}
+    asked = {name: options.pop(name) for name in RUN}
+    given = {name: value for name, value in options.items() if value is not None}
     if experiment is None:
         experiments = [random_experiment(**given)]
     elif given:
-        names = ", ".join(f"--{name.strip('_').replace('_', '-')}" for name in given)
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"verify: {experiment} has its own network; leave out {names}")
     else:
         from bpbench.experiment import load
@@ -96,22 +73,15 @@ def command(
     if not quiet and not workers_can_be_had():
         output.note("no worker processes here: all runs in this one, whatever --timeout and "
                     "--threads say")  # fmt: skip
-    options = replace(where.options, questions=("verify",), out=None)
+    how = shared.run_options(typed=None, questions=("verify",), out=None, **asked)
     with shown(quiet, verbose) as progress:
-        rows = run(experiments, options, progress)
+        rows = run(experiments, how, progress)
     output.results(rows, json_)
-    return exit_code(rows, where.required(experiments))
+    return exit_code(rows, shared.required(asked["backends"], experiments))
 
 
 def random_experiment(
-    sizes: tuple[int, ...] = (784, 30, 10),
-    hidden: str = "sigmoid",
-    output_: str | None = None,
-    loss: str | None = None,
-    batch: int = 32,
-    no_bias: bool = False,
-    init: str = "scaled_normal",
-    seed: int = 0,
+    batch: int = 32, init: str = "scaled_normal", seed: int = 0, **described: Any
 ) -> Experiment:
     """A network as the options describe it, with random data of ``STEPS`` batches.
 
@@ -123,14 +93,11 @@ def random_experiment(
     from bpbench.experiment import Experiment
     from bpbench.optimizers import SGD
 
-    output_, loss = completed(output_, loss, "cross_entropy")
-    names = tuple(hidden.split(","))
-    network = MLP(sizes, names[0] if len(names) == 1 else names, output_, loss, not no_bias)
-
+    network = shared.described((784, 30, 10), "cross_entropy", described)
     rng = np.random.default_rng(seed)
     rows = STEPS * batch
-    x = rng.standard_normal((rows, sizes[0]))
-    y = find_loss(loss).draw(rng, rows, sizes[-1], find_activation(output_))
+    x = rng.standard_normal((rows, network.sizes[0]))
+    y = find_loss(network.loss).draw(rng, rows, network.sizes[-1], find_activation(network.output))
     return Experiment(
         name="network",
         network=network,

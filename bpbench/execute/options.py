@@ -21,7 +21,7 @@ REPLACING = ("backends", "devices", "dtypes", "seeds", "threads", "questions")
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How experiments are run; the first six replace what they say, where they are not None.
+    """How experiments are run; the first six replace what they say, where they are given.
 
     Args:
         backends: such as "torch", "jax:eager" or "my.py:Mine".
