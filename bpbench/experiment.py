@@ -13,7 +13,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from bpbench.datasets import Dataset
 from bpbench.errors import UsageError, unknown
 from bpbench.network import MLP
 from bpbench.optimizers import Optimizer
-from bpbench.registry import BUILT_IN, ENTRY_POINTS, load_file, modes_of, split_mode
+from bpbench.registry import BUILT_IN, entry_points, load_file, modes_of, split_mode
 
 DTYPES = ("float32", "float64")
 WHERE_FIELDS = {"dtype": "dtype", "backend": "backends", "device": "device", "threads": "threads"}
@@ -202,7 +201,7 @@ def check_backend(name: str) -> None:
         if mode is not None and mode not in modes_of(bare):
             raise unknown(f"backend {bare!r}: mode", mode, modes_of(bare))
     else:
-        names = entry_points(group=ENTRY_POINTS).names
+        names = entry_points().names
         if bare not in names:
             raise unknown("backend", bare, {*BUILT_IN, *names})
 
