@@ -13,7 +13,7 @@ from bpbench import report
 if TYPE_CHECKING:
     from bpbench.results.rows import Row
 
-NOTE_WIDTH = 100
+NOTE_WIDTH = 80
 
 
 def show(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,9 +22,10 @@ from bpbench.conformance.contract import (
     furthest,
 )
 from bpbench.errors import UsageError
-from bpbench.network import MLP, Array, Parameters, initial_parameters
+from bpbench.network import Array, Parameters, initial_parameters
+from bpbench.optimizers import SGD
 from bpbench.verify.diagnose.probe import Probe, at_zero, saturated
-from bpbench.verify.verdict import Report, judge
+from bpbench.verify.verdict import judge
 
 L2 = 0.125
 
@@ -58,29 +60,29 @@ def _names_itself(subject: Subject) -> list[str]:
 # ── Right ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _judged(subject: Subject, probe: Probe, cotangent: Array | None = None) -> Report:
-    """The verdict on one backpropagation."""
+def _off(
+    subject: Subject,
+    probe: Probe,
+    where: str = "",
+    cotangent: Array | None = None,
+    accepted: Sequence[str] = ("right", "noise-limited"),
+) -> list[str]:
+    """What is wrong with one backpropagation, as the judge says it."""
     model = subject.model(probe.network, probe.parameters)
     y = None if cotangent is not None else probe.y
     found = model.backpropagate(probe.x, y, cotangent=cotangent, l2=probe.l2)
-    return judge(
+    report = judge(
         probe.network, probe.parameters, probe.x, y, found, subject.dtype,
         cotangent=cotangent, l2=probe.l2,
     )  # fmt: skip
-
-
-def _said(report: Report, probe: Probe) -> list[str]:
-    return [f"{probe.network}: {finding.say}" for finding in report.findings]
+    if report.verdict in accepted:
+        return []
+    return [f"{where}{probe.network}: {finding.say}" for finding in report.findings]
 
 
 def _right_everywhere(subject: Subject) -> list[str]:
     """Loss, z, a, delta, gradients and input gradient, for every activation and loss."""
-    faults = []
-    for network in every_network():
-        probe = case(network, 4)
-        report = _judged(subject, probe)
-        if report.verdict not in ("right", "noise-limited"):
-            faults += _said(report, probe)
+    faults = [fault for network in every_network() for fault in _off(subject, case(network, 4))]
     return [*_diagnosed(subject, 0.0), *faults] if faults else []
 
 
@@ -88,17 +90,14 @@ def _diagnosed(subject: Subject, l2: float) -> list[str]:
     """What the diagnosis says of a backend's gradients, as of any person's."""
     from bpbench.verify.check import check
 
-    network = MLP(ENTROPY.sizes, ENTROPY.hidden, ENTROPY.output, ENTROPY.loss)
-
     def gradients(W: list[Array], b: list[Array], x: Array, y: Array) -> Any:
-        sizes = Parameters(tuple(W), tuple(b)).sizes
-        asked = MLP(sizes, network.hidden, network.output, network.loss)
-        model = subject.model(asked, Parameters(tuple(W), tuple(b)))
+        parameters = Parameters(tuple(W), tuple(b))
+        model = subject.model(replace(ENTROPY, sizes=parameters.sizes), parameters)
         found = model.backpropagate(x, y, l2=l2)
         return found.gradients.W, found.gradients.b
 
     report = check(
-        network, gradients, weights="out_in", samples="rows", labels="as given", l2=l2,
+        ENTROPY, gradients, weights="out_in", samples="rows", labels="as given", l2=l2,
         dtype=subject.dtype,
     )  # fmt: skip
     return [f"{f.mistake}: {f}" for f in report.findings if f.mistake != "unknown"]
@@ -107,23 +106,20 @@ def _diagnosed(subject: Subject, l2: float) -> list[str]:
 def _weight_decay(subject: Subject) -> list[str]:
     """The l2 term is in the loss and in dW, and not in db."""
     probe = case(ENTROPY, l2=L2)
+    off = _off(subject, probe)
+    if not off:
+        return []
     model = subject.model(probe.network, probe.parameters)
     plain = model.backpropagate(probe.x, probe.y)
-    report = _judged(subject, probe)
-    if report.verdict in ("right", "noise-limited"):
-        return []
     found = model.backpropagate(probe.x, probe.y, l2=L2)
-    assert found.loss is not None
-    assert plain.loss is not None
     faults = []
-    same = all(map(np.array_equal, found.gradients.W, plain.gradients.W))
-    if same:
-        faults.append("l2 is ignored: dW is the same with it and without")
     if found.loss == plain.loss:
         faults.append("l2 is not in the loss: it is the same with it and without")
-    if not same:
+    if all(map(np.array_equal, found.gradients.W, plain.gradients.W)):
+        faults.append("l2 is ignored: dW is the same with it and without")
+    else:
         faults += _diagnosed(subject, L2)
-    return [*faults, *_said(report, probe)]
+    return [*faults, *off]
 
 
 def _cotangents(subject: Subject) -> list[str]:
@@ -131,8 +127,8 @@ def _cotangents(subject: Subject) -> list[str]:
     faults = []
     for network in (BINARY, SQUARED):
         probe = case(network)
-        rng = np.random.default_rng(1)
-        cotangent = _representable(np.asarray(rng.standard_normal(probe.y.shape)))
+        drawn = np.random.default_rng(1).standard_normal(probe.y.shape)
+        cotangent = _representable(np.asarray(drawn))
         model = subject.model(network, probe.parameters)
         found = model.backpropagate(probe.x, cotangent=cotangent)
         twice = model.backpropagate(probe.x, cotangent=2 * cotangent)
@@ -140,26 +136,20 @@ def _cotangents(subject: Subject) -> list[str]:
             faults.append(f"{network}: loss is {found.loss!r} with a cotangent; expected None")
         if all(map(np.array_equal, found.gradients.W, twice.gradients.W)):
             faults.append(f"{network}: the cotangent is ignored: twice as much changes nothing")
-        report = _judged(subject, probe, cotangent)
-        if report.verdict not in ("right", "noise-limited"):
-            faults += [f"with a cotangent, {say}" for say in _said(report, probe)]
+        faults += _off(subject, probe, "with a cotangent, ", cotangent)
     return faults
 
 
 def _corners(subject: Subject) -> list[str]:
     """The derivative of relu at 0 is 0, of leaky_relu its slope; saturated outputs stay exact."""
-    faults = []
-    probe = at_zero(case(CORNERED))
-    report = _judged(subject, probe)
-    if report.verdict not in ("right", "noise-limited"):
-        faults += [f"where z is exactly 0: {say}" for say in _said(report, probe)]
+    faults = _off(subject, at_zero(case(CORNERED)), "where z is exactly 0: ")
     for network in (ENTROPY, BINARY):
         edge = saturated(case(network))
         W, b = (tuple(map(_representable, arrays)) for arrays in (edge.W, edge.b))
-        probe = replace(edge, W=W, b=b)
-        report = _judged(subject, probe)
-        if report.verdict == "wrong":
-            faults += [f"where outputs saturate: {say}" for say in _said(report, probe)]
+        beyond = ("right", "noise-limited", "vacuous")
+        faults += _off(
+            subject, replace(edge, W=W, b=b), "where outputs saturate: ", accepted=beyond
+        )
     return faults
 
 
@@ -174,16 +164,15 @@ def _predictions(subject: Subject) -> list[str]:
     model = subject.model(ENTROPY, probe.parameters)
     faults = []
     model.predict(probe.x)
-    for parameters, when in (
-        (probe.parameters, "at first"), (initial_parameters(ENTROPY, 3), "after set_parameters"),
+    for when, parameters in (
+        ("at first", probe.parameters), ("after set_parameters", initial_parameters(ENTROPY, 3)),
     ):  # fmt: skip
         model.set_parameters(parameters)
         output = model.predict(probe.x)
         a = model.backpropagate(probe.x, probe.y).a[-1]
         if output.shape != a.shape:
             faults.append(f"predict gives shape {output.shape}; a[-1] has {a.shape}")
-        elif apart(output, a) > subject.close:
-            gap = apart(output, a)
+        elif (gap := apart(output, a)) > subject.close:
             faults.append(f"predict differs from a[-1] {when}, by {gap:.2g} of the largest entry")
         if output.dtype != np.dtype(subject.dtype):
             faults.append(f"predict gives {output.dtype}; {subject.dtype} was claimed")
@@ -253,10 +242,8 @@ def _repeatable(subject: Subject) -> list[str]:
     faults = []
     for (name, array), (_, then) in zip(_arrays(first), kept, strict=True):
         if not np.array_equal(array, then):
-            faults.append(
-                f"{name} of one call is overwritten by the next: the returned array shares memory "
-                "with the model; return a copy"
-            )
+            say = "the returned array shares memory with the model; return a copy"
+            faults.append(f"{name} of one call is overwritten by the next: {say}")
             break
     again = model.backpropagate(probe.x, probe.y, l2=L2)
     for (name, array), (_, then) in zip(_arrays(again), kept, strict=True):
@@ -287,12 +274,10 @@ def _own_memory(subject: Subject) -> list[str]:
     for device_array in (*W, *b):
         _spoil(model.download(device_array))
     found = model.backpropagate(probe.x, probe.y)
+    say = "they share memory with the model; download must return a copy"
     for (name, array), then in zip(_arrays(found), expected, strict=True):
         if apart(array, then) > subject.close:
-            return [
-                f"overwriting returned arrays changes {name}: they share memory with the model; "
-                "download must return a copy"
-            ]
+            return [f"overwriting returned arrays changes {name}: {say}"]
     return []
 
 
@@ -304,12 +289,8 @@ def _spoil(array: Array) -> None:
 
 def _inputs_untouched(subject: Subject) -> list[str]:
     """x, y, cotangent, order and the parameters that were given stay as they were."""
-    from bpbench.optimizers import SGD
-
     probe = case(ENTROPY)
-    W = [np.array(w, subject.dtype) for w in probe.W]
-    b = [np.array(v, subject.dtype) for v in probe.b]
-    given = Parameters(tuple(W), tuple(b))
+    given = probe.parameters.astype(subject.dtype)
     digest = given.digest()
     model = subject.model(ENTROPY, given)
     cotangent = np.array(probe.y, subject.dtype)
@@ -338,8 +319,6 @@ def _inputs_untouched(subject: Subject) -> list[str]:
 
 def _independent(subject: Subject) -> list[str]:
     """Two models of one backend do not know of each other."""
-    from bpbench.optimizers import SGD
-
     backend: Backend = subject.kind(mode=subject.mode, device=subject.device, dtype=subject.dtype)
     probe, other = case(ENTROPY), case(ENTROPY, seed=5)
     one = backend.model(ENTROPY, probe.parameters)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,9 +37,9 @@ FINISHED = ("ok", "wrong", "diverged", "unsupported")
 LOST = ("crashed", "timeout", "out of memory")
 """Kept by a later run too, unless it is told to retry; "missing" is always tried again."""
 AT_ONCE = 16
-"""Workers alive at the same time, and so the most that are timed side by side, ..."""
+"""Workers alive at the same time, and so the most that are timed side by side ..."""
 WORKER_BYTES = 2**30
-"""... and what each of them is thought to take, where there is less memory."""
+"""... where there is so much memory for each."""
 POINTS_AT_ONCE = 8
 """Points that are timed in the same processes; a run that is killed loses their samples."""
 MEMORY_SHARE = 0.9
@@ -88,8 +90,14 @@ def run(
         shown.planned(todo, list(rows.values()))
         workers = Workers(_starter(options, scratch, cores) if processes else LocalWorker)
         stack.callback(workers.end)
-        at_once = _at_once() if processes else 1
-        supervisor = Supervisor(workers, Given(scratch), shown, options, at_once, rows)
+        room = memory.available_bytes() / WORKER_BYTES
+        at_once = int(max(2, min(AT_ONCE, room))) if processes else 1
+        verdicts = {
+            (cell.point, Place.of(cell)): (row["status"], row["say"])
+            for cell, row in rows.items()
+            if cell.question == "verify"
+        }
+        supervisor = Supervisor(workers, Given(scratch), shown, options, at_once, verdicts)
         for ended in supervisor.run(todo):
             cell = ended.attempt.cell
             opened = workers.opened.get(Place.of(cell), {})
@@ -133,54 +141,36 @@ def _starter(
     )
 
 
-def _at_once() -> int:
-    """How many workers there is room for."""
-    return int(max(2, min(AT_ONCE, memory.available_bytes() / WORKER_BYTES)))
-
-
+@dataclass(frozen=True)
 class Supervisor:
     """A run: its workers, and what has been verified.
 
-    Args:
-        workers: none of them started yet.
+    Attributes:
         given: what passes between the processes.
-        progress: told what happens.
-        options: of the run.
         at_once: how many workers there is room for.
-        kept: the rows of an earlier run, whose verdicts count.
+        verdicts: status and sentence of what has been verified, in this run or an earlier one.
     """
 
-    def __init__(
-        self,
-        workers: Workers,
-        given: Given,
-        progress: Progress,
-        options: RunOptions,
-        at_once: int,
-        kept: Mapping[Cell, Row],
-    ) -> None:
-        self._workers = workers
-        self._given = given
-        self._progress = progress
-        self._at_once = at_once
-        self._rounds = Rounds(workers, given, progress, options)
-        self._verdicts: dict[tuple[Point, Place], tuple[str, str]] = {
-            (cell.point, Place.of(cell)): (row["status"], row["say"])
-            for cell, row in kept.items()
-            if cell.question == "verify"
-        }
+    workers: Workers
+    given: Given
+    progress: Progress
+    options: RunOptions
+    at_once: int
+    verdicts: dict[tuple[Point, Place], tuple[str, str]]
 
     def run(self, cells: Sequence[Cell]) -> Iterator[Ended]:
-        """Each cell when it has ended; the next begins when the one behind it is asked for."""
-        groups: dict[tuple[str, str, int], dict[Place, None]] = {}
-        for cell in cells:
-            place = Place.of(cell)
-            groups.setdefault((place.dtype, place.device, place.threads), {})[place] = None
-        for places in map(list, groups.values()):
-            for first in range(0, len(places), self._at_once):
-                some = places[first : first + self._at_once]
-                mine = [cell for cell in cells if Place.of(cell) in some]
-                points = _unique(cell.point for cell in mine)
+        """Each cell when it has ended; the next begins when the one behind it is asked for.
+
+        Args:
+            cells: those of the same dtype, device and threads beside one another.
+        """
+        for _, group in groupby(cells, lambda cell: (cell.dtype, cell.device, cell.threads)):
+            same = list(group)
+            places = list(dict.fromkeys(map(Place.of, same)))
+            for first in range(0, len(places), self.at_once):
+                some = places[first : first + self.at_once]
+                mine = [cell for cell in same if Place.of(cell) in some]
+                points = list(dict.fromkeys(cell.point for cell in mine))
                 for start in range(0, len(points), POINTS_AT_ONCE):
                     few = points[start : start + POINTS_AT_ONCE]
                     yield from self._few([c for point in few for c in mine if c.point is point])
@@ -190,48 +180,37 @@ class Supervisor:
 
         The workers that verify and train are not those that are timed.
         """
-        timed: dict[Cell, bool] = {}
         for cell in cells:
             if cell.question != "speed":
-                self._progress.started(cell)
-                yield self._verified_or_trained(cell)
-        self._workers.end()
+                self.progress.started(cell)
+                attempt = Attempt(cell)
+                refused = self._refused(cell, "trained") if cell.question == "train" else None
+                answer = refused or attempt.go_on(self.workers, partial(self._answer, cell))
+                if cell.question == "verify":
+                    self.verdicts[cell.point, Place.of(cell)] = answer.status, answer.say
+                yield Ended(attempt, answer)
+        self.workers.end()
+        timed: dict[Cell, bool] = {}
         for cell in cells:
             if cell.question == "speed":
                 refused = self._refused(cell, "timed")
                 if refused:
-                    self._progress.started(cell)
+                    self.progress.started(cell)
                     yield Ended(Attempt(cell), refused)
                 else:
-                    timed[cell] = self._verdict(cell)[0] == "ok"
-        yield from self._rounds.time(timed)
-        self._given.forget()
+                    status, _ = self.verdicts.get((cell.point, Place.of(cell)), ("", ""))
+                    timed[cell] = status == "ok"
+        yield from Rounds(self.workers, self.given, self.progress, self.options).time(timed)
+        self.given.forget()
 
-    def _verified_or_trained(self, cell: Cell) -> Ended:
-        attempt = Attempt(cell)
+    def _answer(self, cell: Cell) -> Answer:
+        """Have a cell verified or trained."""
+        asker = Asker(self.workers.at(Place.of(cell)), self.given, cell)
         if cell.question == "verify":
-            answer = attempt.go_on(self._workers, lambda: verify(self._asker(cell)))
-            self._verdicts[cell.point, Place.of(cell)] = answer.status, answer.say
-            return Ended(attempt, answer)
-        refused = self._refused(cell, "trained")
-        if refused:
-            return Ended(attempt, refused)
-        advanced = partial(self._progress.advanced, cell)
-        answer = attempt.go_on(self._workers, lambda: train(self._asker(cell), advanced))
-        return Ended(attempt, answer)
-
-    def _asker(self, cell: Cell) -> Asker:
-        return Asker(self._workers.at(Place.of(cell)), self._given, cell)
+            return verify(asker)
+        return train(asker, partial(self.progress.advanced, cell))
 
     def _refused(self, cell: Cell, done: str) -> Answer | None:
         """What is to be said of a cell whose backend has been found wrong."""
-        status, say = self._verdict(cell)
+        status, say = self.verdicts.get((cell.point, Place.of(cell)), ("", ""))
         return Answer("wrong", f"not {done}: {say}") if status == "wrong" else None
-
-    def _verdict(self, cell: Cell) -> tuple[str, str]:
-        """Status and sentence of what has been verified."""
-        return self._verdicts.get((cell.point, Place.of(cell)), ("", ""))
-
-
-def _unique(items: Any) -> list[Any]:
-    return list(dict.fromkeys(items))

@@ -80,17 +80,17 @@ def gradient_agreement(cells: pd.DataFrame) -> Table:
         (
             *_identity(frame),
             Column("gradients", lambda line: line.get("verdict") or line["status"]),
-            Column("worst error", lambda line: numbers.error(line.get("worst_error"))),
-            Column("in sigmas", lambda line: numbers.error(line.get("worst_sigmas"))),
-            Column("of", lambda line: line.get("worst_tensor") or NOTHING),
-            Column("detection limit", lambda line: numbers.error(line.get("detection_limit"))),
-            Column("training", lambda line: line.get("training_verdict") or NOTHING),
+            column("worst error", "worst_error", numbers.error),
+            column("in sigmas", "worst_sigmas", numbers.error),
+            column("of", "worst_tensor"),
+            column("detection limit", "detection_limit", numbers.error),
+            column("training", "training_verdict"),
         ),
         (
             "Worst error: the largest error of any loss, z, a, delta, dW, db or input gradient, "
-            "relative to the largest entry of its tensor. In sigmas: in standard deviations of the "
-            "rounding that this network allows in this dtype; above 8 is wrong. Detection limit: "
-            "the relative error of a whole tensor that would have been seen in each of them. "
+            "relative to the largest entry of its tensor. In sigmas: the same in standard "
+            "deviations of the rounding of this network in this dtype. Above 8 is wrong.",
+            "Detection limit: in every tensor a relative error of this size would have been seen. "
             "Training: a few steps of the function that is timed, compared with the truth.",
         ),
     )
@@ -99,6 +99,7 @@ def gradient_agreement(cells: pd.DataFrame) -> Table:
 def speed(cells: pd.DataFrame) -> Table:
     """How fast is a training step, and what does it cost to get there?"""
     frame = _of(cells, "speed")
+    repaid = Column("repaid after", _repaid)
     return Table(
         "speed",
         "Speed",
@@ -106,28 +107,26 @@ def speed(cells: pd.DataFrame) -> Table:
         (
             *_identity(frame),
             *_status(frame),
-            Column("import", lambda line: numbers.seconds(line.get("import_s"))),
-            Column("first call", lambda line: numbers.seconds(line.get("first_call_s"))),
+            column("import", "import_s", numbers.seconds),
+            column("first call", "first_call_s", numbers.seconds),
             Column("step, median", _median_with_interval),
-            Column("minimum", lambda line: numbers.seconds(line.get("min_s"))),
-            Column("GFLOP/s", lambda line: numbers.digits(line.get("gflops"))),
-            Column("of limit", lambda line: numbers.percent(line.get("share_of_limit"))),
-            Column("CPU/wall", lambda line: numbers.digits(line.get("cpu_per_wall"))),
-            Column("memory", lambda line: numbers.memory(line.get("peak_memory_bytes"))),
+            column("minimum", "min_s", numbers.seconds),
+            column("GFLOP/s", "gflops", numbers.digits),
+            column("of limit", "share_of_limit", numbers.percent),
+            column("CPU/wall", "cpu_per_wall", numbers.digits),
+            column("memory", "peak_memory_bytes", numbers.memory),
             Column("vs fastest", _factor),
-            *_repaid(frame),
+            *([repaid] if any(repaid.show(line) != NOTHING for line in _lines(frame)) else []),
         ),
         (
-            "First call: tracing and compiling included. Step: a training step once all is "
-            "compiled, with the interval of its median. Of limit: of the speed of the step's bare "
-            "matrix products in NumPy, timed in the same rounds; above 100 % where NumPy's calls "
-            "cost more than its products, or another library's are faster. CPU/wall: cores that "
-            "were busy. Vs fastest: times the fastest step of the same work; ≈ where no "
-            "difference was seen, with the smallest that would have been. Repaid after: so many "
-            "steps until the first call, where it takes longer "
-            "than that of another mode of the same backend, has paid.",
-            *_noise(frame),
-            *_disturbed(frame),
+            "First call: tracing and compiling included. Step: one training step after that, with "
+            "the interval of its median. Of limit: the time of the step's bare matrix products in "
+            "NumPy, as a share of the step. It is above 100 % where NumPy's calls cost more than "
+            "its products, or another library's products are faster. CPU/wall: busy cores.",
+            "Vs fastest: how many times the fastest step of the same work. ≈: no difference was "
+            "seen, and a smaller one than in brackets may not be. Repaid after: the steps after "
+            "which a longer first call has paid, compared with another mode of the same backend.",
+            *_warnings(frame),
         ),
     )
 
@@ -135,25 +134,23 @@ def speed(cells: pd.DataFrame) -> Table:
 def scaling(rows: Sequence[Row]) -> Table:
     """How does a step's time grow with width, depth or batch, and who overtakes whom?"""
     frame = pd.DataFrame([vars(growth) for growth in growths(rows)])
-    identity = ("experiment", "backend", "mode", "dtype", "threads", "over")
-    columns = [_plain(name, name) for name in identity[1:4] if name in frame.columns]
-    for name in ("threads", "experiment"):
-        columns = _varying(frame, name, name) + columns
     return Table(
         "scaling",
         "Scaling",
         frame,
         (
-            *columns,
-            Column("over", _range),
-            Column("step", lambda line: " … ".join(_ends(line["seconds"], numbers.seconds))),
-            Column("exponent", lambda line: numbers.digits(line["exponent"])),
-            Column("at the largest", lambda line: numbers.digits(line["last_exponent"])),
+            *_varying(frame, "experiment"),
+            *_varying(frame, "threads"),
+            *map(column, ("backend", "mode", "dtype")),
+            Column("over", lambda line: f"{line['over']} {_ends(line['values'], numbers.digits)}"),
+            column("step", "seconds", lambda values: _ends(values, numbers.seconds)),
+            column("exponent", "exponent", numbers.digits),
+            column("at the largest", "last_exponent", numbers.digits),
         ),
         (
-            "Exponent: p of the power law value^p that fits the medians; at the largest: that of "
-            "the last two, where what every step costs weighs least.",
-            *(_overtaken(found) for found in overtakings(rows)),
+            "Exponent: p of the power law value^p that fits the medians. At the largest: p between "
+            "the last two, where the fixed costs of a step weigh least.",
+            *map(_overtaken, overtakings(rows)),
         ),
     )
 
@@ -164,9 +161,9 @@ def convergence(cells: pd.DataFrame) -> Table:
     keys = _keys(train)
     groups = [group for _, group in train.groupby(keys, sort=False, dropna=False)]
     frame = pd.DataFrame([{**group.iloc[0][keys], **_over_seeds(group)} for group in groups])
-    parts = [
-        part for part in ("train", "validation", "test") if f"accuracy_{part}" in train.columns
-    ]
+    any_right = "all_rows_right" in frame.columns and frame["all_rows_right"].any()
+    several = len(frame) and frame["seeds"].max() > 1
+    parts = [p for p in ("train", "validation", "test") if f"accuracy_{p}" in train.columns]
     return Table(
         "convergence",
         "Convergence",
@@ -174,20 +171,20 @@ def convergence(cells: pd.DataFrame) -> Table:
         (
             *_identity(frame),
             *_status(frame),
-            *_varying(frame, "seeds", "seeds"),
-            Column("first loss", lambda line: _spread(line, "first_loss", numbers.digits)),
-            Column("final loss", lambda line: _spread(line, "final_loss", numbers.digits)),
-            *(Column(f"{part} accuracy", _accuracy(f"accuracy_{part}")) for part in parts),
-            *_all_right(frame),
-            Column("training time", lambda line: numbers.seconds(line.get("train_s"))),
+            *_varying(frame, "seeds"),
+            _spread("first loss", "first_loss", numbers.digits),
+            _spread("final loss", "final_loss", numbers.digits),
+            *(_spread(f"{part} accuracy", f"accuracy_{part}", numbers.share) for part in parts),
+            *([Column("all rows right", _all_right)] if several and any_right else []),
+            column("training time", "train_s", numbers.seconds),
             Column("parameters", _agreement),
         ),
         (
-            "Losses are those of one batch, the first and the last. Over several seeds: the "
-            "median, with the least and the greatest. Parameters: the largest difference of any "
-            "final parameter from numpy's, from the same start and the "
-            "same batches; identical where every bit agrees. Where a training is long and does not "
-            "contract, correct backends part company by rounding alone.",
+            "Losses: of the first and the last batch. Over several seeds: the median, with the "
+            "least and the greatest.",
+            "Parameters: the largest difference of any final parameter from numpy's, from the same "
+            "start and the same batches. Identical: every bit agrees. Correct backends part "
+            "company by rounding alone where a training is long and does not contract.",
         ),
     )
 
@@ -210,36 +207,31 @@ def _keys(frame: pd.DataFrame) -> list[str]:
     ]
 
 
-def _noise(frame: pd.DataFrame) -> list[str]:
-    """A warning for every run that was noisy, with why."""
-    if "noisy" not in frame.columns:
-        return []
-    whys = frame["noisy"].dropna()
-    if not len(whys):
-        return []
-    return [
-        f"A noisy run: in {len(whys)} of these {len(frame)} lines {whys.iloc[0]}"
-        + (" (and the like)." if whys.nunique() > 1 else ".")
-        + " More --rounds, or an idle machine, show smaller differences."
-    ]
-
-
-def _disturbed(frame: pd.DataFrame) -> list[str]:
-    """A warning where a backend on the CPU did not get the cores that it was to have."""
-    if "cpu_per_wall" not in frame.columns:
-        return []
-    starved = (frame["device"] == "cpu") & (frame["cpu_per_wall"] < STARVED)
-    if not starved.any():
-        return []
-    return [
-        f"In {starved.sum()} of these {len(frame)} lines the backend had less than {STARVED} of a "
-        "core: something else kept the machine busy. Time them again when it is idle."
-    ]
+def _warnings(frame: pd.DataFrame) -> list[str]:
+    """A sentence where runs were noisy, and one where a backend did not get its cores."""
+    found = []
+    whys = frame["noisy"].dropna() if "noisy" in frame.columns else ()
+    if len(whys):
+        like = " (and the like)" if whys.nunique() > 1 else ""
+        found.append(
+            f"A noisy run: in {len(whys)} of these {len(frame)} lines {whys.iloc[0]}{like}. "
+            "More --rounds, or an idle machine, show smaller differences."
+        )
+    if "cpu_per_wall" in frame.columns:
+        starved = int(((frame["device"] == "cpu") & (frame["cpu_per_wall"] < STARVED)).sum())
+        if starved:
+            found.append(
+                f"In {starved} of these {len(frame)} lines the backend had less than {STARVED} of "
+                "a core: something else kept the machine busy. Time them again when it is idle."
+            )
+    return found
 
 
 def _over_seeds(group: pd.DataFrame) -> Line:
     """One line of the convergence table from the cells of several seeds."""
-    found: Line = {"seeds": len(group), "status": _statuses(group["status"])}
+    counts = group["status"].value_counts()
+    status = ", ".join(f"{count} {name}" for name, count in counts.items())
+    found: Line = {"seeds": len(group), "status": status if len(counts) > 1 else counts.index[0]}
     for name in group.columns:
         if name in ("first_loss", "final_loss") or str(name).startswith("accuracy_"):
             found |= {
@@ -255,13 +247,6 @@ def _over_seeds(group: pd.DataFrame) -> Line:
     }
 
 
-def _statuses(statuses: pd.Series[str]) -> str:
-    counts = statuses.value_counts()
-    if len(counts) == 1:
-        return str(counts.index[0])
-    return ", ".join(f"{count} {status}" for status, count in counts.items())
-
-
 def _lines(frame: pd.DataFrame) -> list[Line]:
     plain = frame.astype(object).where(frame.notna(), None)
     return [{str(key): value for key, value in line.items()} for line in plain.to_dict("records")]
@@ -270,33 +255,40 @@ def _lines(frame: pd.DataFrame) -> list[Line]:
 # ── Columns ────────────────────────────────────────────────────────────────────────────────────
 
 
+def column(
+    heading: str, name: str = "", show: Callable[[Any], str] = lambda value: str(value)
+) -> Column:
+    """What a line has under a name (the heading, where none is given), as ``show`` writes it."""
+
+    def text(line: Line) -> str:
+        value = line.get(name or heading)
+        return NOTHING if value is None else show(value)
+
+    return Column(heading, text)
+
+
 def _identity(frame: pd.DataFrame) -> list[Column]:
     """Backend, mode and dtype always; the rest where the table has more than one of them."""
     columns = []
-    for name in _keys(frame):
-        if name in ("backend", "mode", "dtype"):
-            columns.append(_plain(name, name))
-        else:
-            columns += _varying(frame, name, name.removeprefix(POINT).replace("_", " "))
-    return columns + _varying(frame, "seed", "seed")
+    for name in (*_keys(frame), "seed"):
+        always = name in ("backend", "mode", "dtype")
+        columns += [column(name)] if always else _varying(frame, name)
+    return columns
 
 
-def _varying(frame: pd.DataFrame, name: str, heading: str) -> list[Column]:
+def _varying(frame: pd.DataFrame, name: str) -> list[Column]:
     if name not in frame.columns or frame[name].nunique(dropna=False) < 2:
         return []
-    return [_plain(name, heading)]
+    return [column(name.removeprefix(POINT).replace("_", " "), name)]
 
 
-def _plain(name: str, heading: str) -> Column:
-    return Column(heading, lambda line: NOTHING if line[name] is None else str(line[name]))
+def _status(frame: pd.DataFrame) -> list[Column]:
+    """The status, where there is any that is not ok."""
+    return [column("status")] if len(frame) and (frame["status"] != "ok").any() else []
 
 
-def _ends(values: Sequence[float], show: Callable[[float], str]) -> tuple[str, str]:
-    return show(values[0]), show(values[-1])
-
-
-def _range(line: Line) -> str:
-    return f"{line['over']} " + " … ".join(_ends(line["values"], numbers.digits))
+def _ends(values: Sequence[float], show: Callable[[float], str]) -> str:
+    return f"{show(values[0])} … {show(values[-1])}"
 
 
 def _overtaken(found: Overtaking) -> str:
@@ -305,11 +297,6 @@ def _overtaken(found: Overtaking) -> str:
         f"{found.experiment}: {found.faster} overtakes {found.slower} at a {found.over} of about "
         f"{at}, between {low} and {high}."
     )
-
-
-def _status(frame: pd.DataFrame) -> list[Column]:
-    """The status, where there is any that is not ok."""
-    return [_plain("status", "status")] if len(frame) and (frame["status"] != "ok").any() else []
 
 
 def _median_with_interval(line: Line) -> str:
@@ -325,50 +312,32 @@ def _factor(line: Line) -> str:
     factor = line.get("factor")
     if factor is None:
         return NOTHING
+    times = f"{numbers.digits(factor)}×"
     if line["difference"] != "no difference seen":
-        return f"{numbers.digits(factor)}×"
-    return (
-        f"≈ {numbers.digits(factor)}× (±{numbers.percent(line['minimum_detectable_difference'])})"
-    )
+        return times
+    return f"≈ {times} (±{numbers.percent(line['minimum_detectable_difference'])})"
 
 
-def _repaid(frame: pd.DataFrame) -> list[Column]:
-    """Where a backend has several modes: after how many steps each has repaid its compilation."""
-    if "break_even" not in frame.columns:
-        return []
-
-    def show(line: Line) -> str:
-        own = f"{line['backend']}:"
-        each = (line.get("break_even") or "").split("; ")
-        return ", ".join(part.removeprefix(own) for part in each if part.startswith(own)) or NOTHING
-
-    shown = Column("repaid after", show)
-    return [shown] if any(show(line) != NOTHING for line in _lines(frame)) else []
+def _repaid(line: Line) -> str:
+    """After how many steps a mode has repaid what its first call took longer than another's."""
+    own = f"{line['backend']}:"
+    each = (line.get("break_even") or "").split("; ")
+    return ", ".join(part.removeprefix(own) for part in each if part.startswith(own)) or NOTHING
 
 
-def _spread(line: Line, name: str, show: Callable[[float | None], str]) -> str:
-    if line.get(name) is None:
-        return NOTHING
-    values = (line[f"{name}_least"], line[name], line[f"{name}_greatest"])
-    return numbers.spread(*map(show, values))
+def _spread(heading: str, name: str, show: Callable[[Any], str]) -> Column:
+    def text(line: Line) -> str:
+        if line.get(name) is None:
+            return NOTHING
+        values = (line[f"{name}_least"], line[name], line[f"{name}_greatest"])
+        return numbers.spread(*map(show, values))
+
+    return Column(heading, text)
 
 
-def _accuracy(name: str) -> Callable[[Line], str]:
-    return lambda line: _spread(line, name, numbers.share)
-
-
-def _all_right(frame: pd.DataFrame) -> list[Column]:
-    """How many seeds learnt every row, where there are several and any did."""
-    if "all_rows_right" not in frame.columns or not frame["all_rows_right"].any():
-        return []
-    if (frame["seeds"] < 2).all():
-        return []
-
-    def show(line: Line) -> str:
-        known = line.get("accuracy_train") is not None
-        return f"{line['all_rows_right']} of {line['seeds']}" if known else NOTHING
-
-    return [Column("all rows right", show)]
+def _all_right(line: Line) -> str:
+    known = line.get("accuracy_train") is not None
+    return f"{line['all_rows_right']} of {line['seeds']}" if known else NOTHING
 
 
 def _agreement(line: Line) -> str:
