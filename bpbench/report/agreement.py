@@ -1,4 +1,4 @@
-"""Did the backends learn the same? Every training held against NumPy's, from the kept arrays."""
+"""Did the backends learn the same? Every training compared with NumPy's, from the kept arrays."""
 
 from __future__ import annotations
 

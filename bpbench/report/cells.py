@@ -18,6 +18,13 @@ POINT = "point."
 """Starts the columns of what an experiment varies: "point.learning_rate"."""
 VARIANT = "variant"
 """The column that tells several definitions of one experiment apart."""
+FIRST_NUMBERS = ("import_s", "upload_s", "first_call_s", "second_call_s", "median_s", "min_s")
+NUMBERS = (
+    "samples_per_s", "gflops", "limit_median_s", "limit_min_s", "share_of_limit",
+    "peak_memory_bytes", "peak_device_bytes", "threads_observed",
+    "rounds", "steps_per_sample", "timing",
+)  # fmt: skip
+"""What a timing measured that has a column as it is, before the interval and after it."""
 
 
 def flat(rows: Iterable[Row]) -> pd.DataFrame:
@@ -100,20 +107,14 @@ def tensor_name(tensor: TensorData) -> str:
 
 def _timed(measured: Timed) -> dict[str, Any]:
     low, high = measured["interval"]
-    plain = ("import_s", "upload_s", "first_call_s", "second_call_s", "median_s", "min_s")
-    rest = (
-        "samples_per_s", "gflops", "limit_median_s", "limit_min_s", "share_of_limit",
-        "peak_memory_bytes", "peak_device_bytes", "threads_observed",
-        "rounds", "steps_per_sample", "timing",
-    )  # fmt: skip
     same_low, same_high = measured.get("aa_ratio") or (None, None)
     marks = measured.get("disturbed") or ()
     return {
-        **{name: measured.get(name) for name in plain},
+        **{name: measured.get(name) for name in FIRST_NUMBERS},
         "interval_low_s": low,
         "interval_high_s": high,
-        "cpu_per_wall": _middle(measured["cpu_per_wall"]),
-        **{name: measured.get(name) for name in rest},
+        "cpu_per_wall": pd.Series(measured["cpu_per_wall"], dtype=float).median(),
+        **{name: measured.get(name) for name in NUMBERS},
         "aa_low": same_low,
         "aa_high": same_high,
         "aa_of": measured.get("aa_of") or None,
@@ -132,10 +133,6 @@ def _trained(measured: Trained) -> dict[str, Any]:
         "parts_step": parts and parts["step"],
         "from_numpy": parts and parts["largest"],
     }
-
-
-def _middle(values: Sequence[float]) -> float | None:
-    return float(pd.Series(list(values)).median()) if len(values) else None
 
 
 def _or_infinite(value: float | None) -> float:

@@ -13,7 +13,7 @@ from bpbench.errors import UsageError
 from bpbench.measure.statistics import decide, unpaired_ratio
 from bpbench.report import numbers
 from bpbench.report.speed import same_code_margin
-from bpbench.report.tables import Column, Line, Table
+from bpbench.report.tables import Column, Line, Table, column
 from bpbench.results.rows import Row, in_order, timed, times, work
 
 VERDICTS = ("faster", "slower", "same", "noise", "gone", "new")
@@ -21,7 +21,7 @@ SAME = 0.1
 """The same: no difference was seen, and one of this share would have been. Else noise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """What became of one timing.
 
@@ -42,18 +42,18 @@ class Change:
     threads: int
     old_s: float | None
     new_s: float | None
-    ratio: float | None
-    low: float | None
-    high: float | None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
     verdict: str
-    minimum_detectable_difference: float | None
+    minimum_detectable_difference: float | None = None
     say: str = ""
 
 
 def changes(
     old: Iterable[Row], new: Iterable[Row], *, across_machines: bool = False
 ) -> list[Change]:
-    """Every timing that either run has, the new one held against the old.
+    """Every timing that either run has, the new one compared with the old.
 
     Args:
         old, new: rows, as ``bpbench.results.store.read`` gives them.
@@ -85,18 +85,19 @@ def table(found: Sequence[Change]) -> Table:
         "Changes",
         frame,
         (
-            *(Column(name, _as_text(name)) for name in shown),
-            Column("old", lambda line: numbers.seconds(line["old_s"])),
+            *map(column, shown),
+            column("old", "old_s", numbers.seconds),
             Column("new", lambda line: numbers.seconds(line["new_s"], like=line["old_s"])),
             Column("new / old", _ratio),
             Column("verdict", _verdict),
         ),
         (
-            "Old and new: a training step, the median. Faster or slower: the interval of the "
-            "ratio excludes 1, and the ratio lies outside what the same code, timed twice in each "
-            "run, has shown, and outside what a fixed piece of arithmetic says of the machine. "
-            f"Same: a difference of more than {SAME:.0%} would have been seen. Noise: it might "
-            "not have been; time both again with more --rounds.",
+            "Old and new: the median training step. Faster or slower: the interval of the ratio "
+            "excludes 1, and the ratio is larger than two things can explain: what the same code, "
+            "timed twice in each run, has shown, and what a fixed piece of arithmetic says of the "
+            "machine.",
+            f"Same: a difference of more than {SAME:.0%} would have been seen. Noise: it might not "
+            "have been. Time both again with more --rounds.",
         ),
     )
 
@@ -127,34 +128,35 @@ def _change(old: Row | None, new: Row | None) -> Change:
     some = new or old
     assert some is not None
     cell = some["cell"]
-    point = ", ".join(f"{name} {value}" for name, value in cell["point"].items())
-    where = (cell["experiment"], point, cell["backend"], cell["mode"])
-    identity = (*where, cell["device"], cell["dtype"], cell["threads"])
-    medians = [timed(row) if row else None for row in (old, new)]
-    old_s, new_s = (measured and measured["median_s"] for measured in medians)
-    if old is None or old_s is None:
-        verdict = "new" if new_s is not None else "gone"
-        return Change(*identity, old_s, new_s, None, None, None, verdict, None)
-    if new is None or new_s is None:
+    identity: dict[str, Any] = {
+        "experiment": cell["experiment"],
+        "point": ", ".join(f"{name} {value}" for name, value in cell["point"].items()),
+        "backend": cell["backend"],
+        "mode": cell["mode"],
+        "device": cell["device"],
+        "dtype": cell["dtype"],
+        "threads": cell["threads"],
+    }
+    for name, row in (("old_s", old), ("new_s", new)):
+        measured = timed(row) if row else None
+        identity[name] = measured and measured["median_s"]
+    if old is None or identity["old_s"] is None:
+        return Change(**identity, verdict="gone" if identity["new_s"] is None else "new")
+    if new is None or identity["new_s"] is None:
         say = "not in the second run" if new is None else f"{new['status']}: {new['say']}"
-        return Change(*identity, old_s, new_s, None, None, None, "gone", None, say)
+        return Change(**identity, verdict="gone", say=say)
     ratio = unpaired_ratio(times(new), times(old))
     assert ratio is not None, "a row with a median has samples"
     margin = max(same_code_margin(old), same_code_margin(new), _machine_margin(old, new))
     decision = decide(ratio, margin)
+    hidden = decision.minimum_detectable_difference
     verdict = decision.verdict
     if verdict not in ("faster", "slower"):
-        verdict = "same" if decision.minimum_detectable_difference <= SAME else "noise"
+        verdict = "same" if hidden <= SAME else "noise"
     return Change(
-        *identity,
-        old_s,
-        new_s,
-        ratio.middle,
-        ratio.low,
-        ratio.high,
-        verdict,
-        decision.minimum_detectable_difference,
-    )
+        **identity, ratio=ratio.middle, low=ratio.low, high=ratio.high, verdict=verdict,
+        minimum_detectable_difference=hidden,
+    )  # fmt: skip
 
 
 def _machine_margin(old: Row, new: Row) -> float:
@@ -167,10 +169,6 @@ def _machine_margin(old: Row, new: Row) -> float:
     if first is None or second is None:
         return 1.0
     return max(first / second, second / first)
-
-
-def _as_text(name: str) -> Any:
-    return lambda line: str(line[name])
 
 
 def _ratio(line: Line) -> str:
