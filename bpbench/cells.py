@@ -164,36 +164,30 @@ class Cell:
         words += [f"t{self.threads}", f"s{self.seed}"]
         words += [f"{name}={value}" for name, value in self.point.varied.items()]
         text = re.sub(r"[^A-Za-z0-9.=+_-]+", "_", "-".join(words))
-        definition = self._definition()
+        initial = self.point.initial
+        if not isinstance(initial, str):
+            initial = self.point.parameters(self.seed).digest()
+        definition = self._described(initial, _backend_identity(self.backend))
         total = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
         return f"{text[:150]}-{total[:10]}"
 
     def describe(self) -> dict[str, Any]:
         """The cell as plain data, as its result file holds it."""
+        initial = self.point.initial
+        text = "given" if isinstance(initial, Parameters) else value_text(initial)
+        return {"id": self.id, **self._described(text, self.backend)}
+
+    def _described(self, initial: str, backend: str) -> dict[str, Any]:
         return {
-            "id": self.id,
             "question": self.question,
             **self.point.describe(),
-            "initial": _initial_text(self.point.initial),
-            "backend": self.backend,
+            "initial": initial,
+            "backend": backend,
             "mode": self.mode,
             "device": self.device,
             "dtype": self.dtype,
             "threads": self.threads,
             "seed": self.seed,
-        }
-
-    def _definition(self) -> dict[str, Any]:
-        """What makes it this cell: what it is given, and the code of a backend in a file."""
-        initial = self.point.initial
-        return {
-            **{name: getattr(self, name) for name in ("question", "device", "dtype", "mode")},
-            **{"threads": self.threads, "seed": self.seed},
-            **self.point.describe(),
-            "initial": initial
-            if isinstance(initial, str)
-            else self.point.parameters(self.seed).digest(),
-            "backend": _backend_identity(self.backend),
         }
 
 
@@ -211,10 +205,6 @@ def value_text(value: Any) -> str:
         case _ if callable(value):
             return getattr(value, "__name__", "function")
     return str(value)
-
-
-def _initial_text(initial: Initial) -> str:
-    return "given" if isinstance(initial, Parameters) else value_text(initial)
 
 
 # ── Checks ───────────────────────────────────────────────────────────────────────────────────────

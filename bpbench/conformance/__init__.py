@@ -116,11 +116,15 @@ def contracts(
         MissingBackend: its package is not installed.
     """
     kind, wanted = _class_of(backend, modes)
-    ways = []
-    for mode in wanted:
-        for device in devices or (("cpu",) if "cpu" in kind.devices else kind.devices[:1]):
-            for dtype in dtypes or kind.dtypes:
-                ways.append(Subject(_of_mode(backend, kind, mode), mode, device, dtype))
+    ways = [
+        Subject(
+            kind if not isinstance(backend, str) else backend_class(split_mode(backend)[0], mode),
+            mode, device, dtype,
+        )
+        for mode in wanted
+        for device in devices or (("cpu",) if "cpu" in kind.devices else kind.devices[:1])
+        for dtype in dtypes or kind.dtypes
+    ]  # fmt: skip
     if not ways:
         raise UsageError(f"backend {kind.__name__} claims no mode, device or dtype to try")
     return [
@@ -149,13 +153,6 @@ def _class_of(
         if mode not in known and not isinstance(backend, str):
             raise unknown(f"backend {kind.__name__}: mode", mode, known)
     return kind, wanted
-
-
-def _of_mode(backend: str | type[Backend], kind: type[Backend], mode: str) -> type[Backend]:
-    """The class that has a mode: built-in backends may have several."""
-    if not isinstance(backend, str):
-        return kind
-    return backend_class(split_mode(backend)[0], mode)
 
 
 def conform(

@@ -44,6 +44,19 @@ Test = Callable[[Subject], list[str]]
 """Tries a contract and says what breaks it."""
 
 
+def kept_in(contracts: list[tuple[str, Test]]) -> Callable[[str], Callable[[Test], Test]]:
+    """A decorator that puts a test among the contracts, with the sentence that it tries."""
+
+    def contract(sentence: str) -> Callable[[Test], Test]:
+        def decorated(test: Test) -> Test:
+            contracts.append((sentence, test))
+            return test
+
+        return decorated
+
+    return contract
+
+
 @dataclass(frozen=True)
 class Contract:
     """One contract of one way of running a backend."""

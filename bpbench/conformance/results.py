@@ -20,6 +20,7 @@ from bpbench.conformance.contract import (
     case,
     every_network,
     furthest,
+    kept_in,
 )
 from bpbench.errors import UsageError
 from bpbench.network import Array, Parameters, initial_parameters
@@ -27,11 +28,14 @@ from bpbench.optimizers import SGD
 from bpbench.verify.diagnose.probe import Probe, at_zero, saturated
 from bpbench.verify.verdict import judge
 
+CONTRACTS: list[tuple[str, Test]] = []
+"""What a backend promises of its results: the sentence, and how it is tried."""
+contract = kept_in(CONTRACTS)
 L2 = 0.125
 
 
+@contract("it names itself and refuses what it does not have")
 def _names_itself(subject: Subject) -> list[str]:
-    """Name, modes, devices and dtypes are there, and wrong ones are refused."""
     kind = subject.kind
     faults = []
     if not (isinstance(getattr(kind, "name", None), str) and kind.name):
@@ -80,8 +84,8 @@ def _off(
     return [f"{where}{probe.network}: {finding.say}" for finding in report.findings]
 
 
+@contract("loss, z, a, delta, gradients and input gradient are right")
 def _right_everywhere(subject: Subject) -> list[str]:
-    """Loss, z, a, delta, gradients and input gradient, for every activation and loss."""
     faults = [fault for network in every_network() for fault in _off(subject, case(network, 4))]
     return [*_diagnosed(subject, 0.0), *faults] if faults else []
 
@@ -103,8 +107,8 @@ def _diagnosed(subject: Subject, l2: float) -> list[str]:
     return [f"{f.mistake}: {f}" for f in report.findings if f.mistake != "unknown"]
 
 
+@contract("l2 is in the loss and in dW, and not in db")
 def _weight_decay(subject: Subject) -> list[str]:
-    """The l2 term is in the loss and in dW, and not in db."""
     probe = case(ENTROPY, l2=L2)
     off = _off(subject, probe)
     if not off:
@@ -122,8 +126,8 @@ def _weight_decay(subject: Subject) -> list[str]:
     return [*faults, *off]
 
 
+@contract("a cotangent of the output gives its own gradients")
 def _cotangents(subject: Subject) -> list[str]:
-    """A cotangent of a[-1] gives its own gradients, and no loss."""
     faults = []
     for network in (BINARY, SQUARED):
         probe = case(network)
@@ -140,8 +144,8 @@ def _cotangents(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("corners and saturated outputs follow the conventions")
 def _corners(subject: Subject) -> list[str]:
-    """The derivative of relu at 0 is 0, of leaky_relu its slope; saturated outputs stay exact."""
     faults = _off(subject, at_zero(case(CORNERED)), "where z is exactly 0: ")
     for network in (ENTROPY, BINARY):
         edge = saturated(case(network))
@@ -158,8 +162,8 @@ def _representable(array: Array) -> Array:
     return np.asarray(array.astype(np.float32), np.float64)
 
 
+@contract("predict gives a[-1]")
 def _predictions(subject: Subject) -> list[str]:
-    """predict gives a[-1], also after new parameters."""
     probe = case(ENTROPY)
     model = subject.model(ENTROPY, probe.parameters)
     faults = []
@@ -182,8 +186,8 @@ def _predictions(subject: Subject) -> list[str]:
 # ── Form ───────────────────────────────────────────────────────────────────────────────────────
 
 
+@contract("results are arrays of NumPy in the claimed dtype, of the promised shapes")
 def _forms(subject: Subject) -> list[str]:
-    """Counts, shapes and dtypes are as promised, and everything is on the host."""
     probe = case(ENTROPY)
     found = subject.model(ENTROPY, probe.parameters).backpropagate(probe.x, probe.y)
     faults = []
@@ -211,8 +215,8 @@ def _arrays(found: Backpropagation[Array]) -> list[tuple[str, Any]]:
     return named
 
 
+@contract("parameters() gives what was set")
 def _parameters_return(subject: Subject) -> list[str]:
-    """parameters() gives what was set, rounded to the dtype, bit for bit."""
     first, second = initial_parameters(ENTROPY, 1), initial_parameters(ENTROPY, 2)
     model = subject.model(ENTROPY, first)
     faults = []
@@ -230,8 +234,8 @@ def _parameters_return(subject: Subject) -> list[str]:
 # ── Leaving all else alone ─────────────────────────────────────────────────────────────────────
 
 
+@contract("backpropagate gives the same again and moves nothing")
 def _repeatable(subject: Subject) -> list[str]:
-    """backpropagate gives the same again, and moves no parameter."""
     probe, other = case(ENTROPY), case(ENTROPY, seed=5)
     model = subject.model(ENTROPY, probe.parameters)
     before = model.parameters()
@@ -258,8 +262,8 @@ def _repeatable(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("returned arrays are the caller's own")
 def _own_memory(subject: Subject) -> list[str]:
-    """What is done to a returned array changes nothing in the model."""
     probe = case(ENTROPY)
     model = subject.model(ENTROPY, probe.parameters)
     right = model.backpropagate(probe.x, probe.y)
@@ -287,8 +291,8 @@ def _spoil(array: Array) -> None:
         array[...] = np.nan
 
 
+@contract("what was passed in stays as it was")
 def _inputs_untouched(subject: Subject) -> list[str]:
-    """x, y, cotangent, order and the parameters that were given stay as they were."""
     probe = case(ENTROPY)
     given = probe.parameters.astype(subject.dtype)
     digest = given.digest()
@@ -317,8 +321,8 @@ def _inputs_untouched(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("models do not know of each other")
 def _independent(subject: Subject) -> list[str]:
-    """Two models of one backend do not know of each other."""
     backend: Backend = subject.kind(mode=subject.mode, device=subject.device, dtype=subject.dtype)
     probe, other = case(ENTROPY), case(ENTROPY, seed=5)
     one = backend.model(ENTROPY, probe.parameters)
@@ -330,20 +334,3 @@ def _independent(subject: Subject) -> list[str]:
     if gap > subject.close or furthest(one.parameters(), probe.parameters) > 1e-6:
         return ["a second model of the same backend changes the first: keep state in the model"]
     return []
-
-
-CONTRACTS: tuple[tuple[str, Test], ...] = (
-    ("it names itself and refuses what it does not have", _names_itself),
-    ("results are arrays of NumPy in the claimed dtype, of the promised shapes", _forms),
-    ("loss, z, a, delta, gradients and input gradient are right", _right_everywhere),
-    ("l2 is in the loss and in dW, and not in db", _weight_decay),
-    ("a cotangent of the output gives its own gradients", _cotangents),
-    ("corners and saturated outputs follow the conventions", _corners),
-    ("predict gives a[-1]", _predictions),
-    ("parameters() gives what was set", _parameters_return),
-    ("backpropagate gives the same again and moves nothing", _repeatable),
-    ("returned arrays are the caller's own", _own_memory),
-    ("what was passed in stays as it was", _inputs_untouched),
-    ("models do not know of each other", _independent),
-)
-"""What a backend promises of its results: the sentence, and how it is tried."""

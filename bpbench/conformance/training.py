@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bpbench.backend import Model
-from bpbench.conformance.contract import TRAINED, Subject, Test, apart, case, furthest
+from bpbench.conformance.contract import TRAINED, Subject, Test, apart, case, furthest, kept_in
 from bpbench.conformance.faults import name_fault
 from bpbench.errors import UsageError
 from bpbench.network import Array, Parameters
@@ -17,6 +17,9 @@ from bpbench.verify import truth
 from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.verdict import judge, judge_training
 
+CONTRACTS: list[tuple[str, Test]] = []
+"""What a backend promises of its training: the sentence, and how it is tried."""
+contract = kept_in(CONTRACTS)
 ASKED: dict[type[Optimizer], tuple[Optimizer, ...]] = {
     SGD: (
         SGD(learning_rate=0.5),
@@ -74,8 +77,8 @@ def _wrong(
     return [f"{optimizer}: {finding.say}" for finding in report.findings]
 
 
+@contract("training follows the optimizers' formulas, with the losses before each step")
 def _formulas(subject: Subject) -> list[str]:
-    """Losses before each step and parameters after the last, for each optimizer."""
     probe = _data()
     faults = []
     for optimizer in every_optimizer():
@@ -91,8 +94,8 @@ def _formulas(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("a second call of train goes on where the first ended")
 def _goes_on(subject: Subject) -> list[str]:
-    """A second call goes on where the first ended: k steps are k times one step."""
     probe = _data()
     faults = []
     for optimizer in (MOMENTUM, ADAM):
@@ -119,8 +122,8 @@ def _goes_on(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("set_parameters starts again, with the optimizer's state reset")
 def _starts_again(subject: Subject) -> list[str]:
-    """set_parameters replaces the parameters and resets the optimizer's state."""
     probe = _data()
     faults = []
     for optimizer in (MOMENTUM, ADAM):
@@ -140,8 +143,8 @@ def _starts_again(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("after training, predict and backpropagate use the new parameters")
 def _uses_what_it_learned(subject: Subject) -> list[str]:
-    """predict and backpropagate use the parameters that training left."""
     probe = _data()
     model = subject.model(TRAINED, probe.parameters)
     model.predict(probe.x)
@@ -158,8 +161,8 @@ def _uses_what_it_learned(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("batches may be of any size")
 def _short_batches(subject: Subject) -> list[str]:
-    """Batches of another size, of one row, and no step at all."""
     probe, optimizer = _data(), MOMENTUM
     model = subject.model(TRAINED, probe.parameters)
     faults = []
@@ -176,8 +179,8 @@ def _short_batches(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("compile advances nothing, and run trains as train does")
 def _does_not_advance(subject: Subject) -> list[str]:
-    """load, batches, compile and run are the parts of train; compile advances nothing."""
     probe, optimizer = _data(), MOMENTUM
     model = subject.model(TRAINED, probe.parameters)
     batches = model.batches(model.load(probe.x, probe.y), ORDER)
@@ -194,8 +197,8 @@ def _does_not_advance(subject: Subject) -> list[str]:
     return faults
 
 
+@contract("another optimizer is refused until set_parameters")
 def _refuses_another_optimizer(subject: Subject) -> list[str]:
-    """Another optimizer in mid-training is refused, until set_parameters."""
     probe = _data()
     model = subject.model(TRAINED, probe.parameters)
     model.train(probe.x, probe.y, ORDER, PLAIN)
@@ -206,15 +209,3 @@ def _refuses_another_optimizer(subject: Subject) -> list[str]:
         model.train(probe.x, probe.y, ORDER, MOMENTUM)
         return []
     return ["another optimizer in mid-training is accepted without set_parameters"]
-
-
-CONTRACTS: tuple[tuple[str, Test], ...] = (
-    ("training follows the optimizers' formulas, with the losses before each step", _formulas),
-    ("a second call of train goes on where the first ended", _goes_on),
-    ("set_parameters starts again, with the optimizer's state reset", _starts_again),
-    ("after training, predict and backpropagate use the new parameters", _uses_what_it_learned),
-    ("batches may be of any size", _short_batches),
-    ("compile advances nothing, and run trains as train does", _does_not_advance),
-    ("another optimizer is refused until set_parameters", _refuses_another_optimizer),
-)
-"""What a backend promises of its training: the sentence, and how it is tried."""

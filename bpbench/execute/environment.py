@@ -7,6 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 KERAS_ENGINES = ("jax", "tensorflow", "torch")
+THREADS = (
+    "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NPROC", "TF_NUM_INTRAOP_THREADS",
+    "TF_NUM_INTEROP_THREADS",
+)  # fmt: skip
+"""The variables that say how many threads a library may use."""
 
 
 def worker_environment(
@@ -17,17 +23,8 @@ def worker_environment(
     JAX obeys none of the thread variables but NPROC; the worker's CPU affinity binds it. Compilers
     are kept from starting processes of their own, which could outlive a worker.
     """
-    number = str(threads)
     changes = {
-        "OMP_NUM_THREADS": number,
-        "OPENBLAS_NUM_THREADS": number,
-        "MKL_NUM_THREADS": number,
-        "NUMEXPR_NUM_THREADS": number,
-        "NUMBA_NUM_THREADS": number,
-        "VECLIB_MAXIMUM_THREADS": number,
-        "NPROC": number,
-        "TF_NUM_INTRAOP_THREADS": number,
-        "TF_NUM_INTEROP_THREADS": number,
+        **dict.fromkeys(THREADS, str(threads)),
         "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "JAX_ENABLE_X64": "1" if dtype == "float64" else "0",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

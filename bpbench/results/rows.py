@@ -288,25 +288,19 @@ def whose(cell: CellData) -> str:
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
     """The rows by experiment, point and dtype, then in the order of the registry."""
-    return sorted(rows, key=_place)
+    return sorted(rows, key=lambda row: _place(row["cell"]))
 
 
-def _place(row: Row) -> tuple[Any, ...]:
-    cell = row["cell"]
-    names = list(BUILT_IN)
-    modes = list(BUILT_IN[cell["backend"]].targets) if cell["backend"] in BUILT_IN else []
+def _place(cell: CellData) -> tuple[Any, ...]:
+    backend, mode = cell["backend"], cell["mode"]
+    known = BUILT_IN[backend].targets if backend in BUILT_IN else ()  # others stand behind them
     return (
         cell["experiment"],
         [_number_or_text(value) for value in cell["point"].values()],
-        cell["dtype"],
-        cell["device"],
-        cell["threads"],
-        names.index(cell["backend"]) if cell["backend"] in names else len(names),
-        cell["backend"],
-        modes.index(cell["mode"]) if cell["mode"] in modes else len(modes),
-        cell["mode"],
-        cell["seed"],
-        cell["question"],
+        *(cell["dtype"], cell["device"], cell["threads"]),
+        *([*BUILT_IN, backend].index(backend), backend),
+        *([*known, mode].index(mode), mode),
+        *(cell["seed"], cell["question"]),
     )
 
 
