@@ -51,8 +51,8 @@ _LAZY = {"Experiment": "bpbench.experiment", "check": "bpbench.verify.check"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
     if name == "testing":
         return importlib.import_module("bpbench.testing")
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'bpbench' has no attribute {name!r}")

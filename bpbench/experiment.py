@@ -28,6 +28,8 @@ from bpbench.registry import BUILT_IN, entry_points, load_file, modes_of, split_
 DTYPES = ("float32", "float64")
 WHERE_FIELDS = {"dtype": "dtype", "backend": "backends", "device": "device", "threads": "threads"}
 """What may stand in ``vary`` though it belongs to the cell, and the field that says the same."""
+OWN_FIELDS = tuple(f.name for f in fields(Point) if f.name not in ("experiment", "varied"))
+MLP_FIELDS = tuple(f.name for f in fields(MLP))
 SHAPES = ("depth", "width")
 """Varied fields that reshape ``sizes``: how many hidden layers, and how wide all of them are."""
 
@@ -238,13 +240,12 @@ def seed_numbers(seeds: int | Sequence[int], subject: str) -> tuple[int, ...]:
 def _varied(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
     """``vary``, checked: fields that exist, each with at least one value."""
     what = f"Experiment {experiment.name!r}: vary"
-    network = [f.name for f in fields(MLP)] if isinstance(experiment.network, MLP) else []
     kinds: list[Any] = [experiment.optimizer, *experiment.vary.get("optimizer", ())]
     optimizer = [f.name for kind in kinds if isinstance(kind, Optimizer) for f in fields(kind)]
-    own = [f.name for f in fields(Point) if f.name not in ("experiment", "varied")]
+    allowed = {*OWN_FIELDS, *MLP_FIELDS, *optimizer, *SHAPES, *WHERE_FIELDS}
     varied = {}
     for name, values in experiment.vary.items():
-        if name not in (allowed := {*own, *network, *optimizer, *SHAPES, *WHERE_FIELDS}):
+        if name not in allowed:
             raise unknown(what, name, allowed)
         if isinstance(values, str) or not isinstance(values, Sequence | np.ndarray):
             raise UsageError(f"{what}: {name} is {values!r}; expected a list of values")
@@ -260,27 +261,20 @@ def _varied(experiment: Experiment) -> dict[str, tuple[Any, ...]]:
 
 def _point(experiment: Experiment, values: dict[str, Any]) -> Point:
     """The point at which the varied fields have these values: whole descriptions first."""
-    made: dict[str, Any] = {
-        f.name: getattr(experiment, f.name)
-        for f in fields(Point)
-        if f.name not in ("experiment", "varied")
-    }
-    texts = {name: value_text(value) for name, value in values.items()}
-    made |= {name: value for name, value in values.items() if name in made}
+    made = {name: values.get(name, getattr(experiment, name)) for name in OWN_FIELDS}
     inner = {name: value for name, value in values.items() if name not in made}
-    if isinstance(made["network"], MLP):
-        names = {f.name for f in fields(MLP)}
-        made["network"] = replace(made["network"], **{k: v for k, v in inner.items() if k in names})
-        made["network"] = _reshaped(made["network"], inner)
-    if isinstance(made["optimizer"], Optimizer):
-        names = {f.name for f in fields(made["optimizer"])}
-        for name in inner.keys() - names - {f.name for f in fields(MLP)} - {*SHAPES}:
+    network, optimizer = made["network"], made["optimizer"]
+    if isinstance(network, MLP):
+        changed = {name: value for name, value in inner.items() if name in MLP_FIELDS}
+        made["network"] = _reshaped(replace(network, **changed), inner)
+    if isinstance(optimizer, Optimizer):
+        of_optimizer = {k: v for k, v in inner.items() if k not in (*MLP_FIELDS, *SHAPES)}
+        for name in of_optimizer.keys() - {f.name for f in fields(optimizer)}:
             raise UsageError(
-                f"Experiment {experiment.name!r}: vary: {name} is no field of {made['optimizer']}"
+                f"Experiment {experiment.name!r}: vary: {name} is no field of {optimizer}"
             )
-        changed = {k: v for k, v in inner.items() if k in names}
-        made["optimizer"] = replace(made["optimizer"], **changed)
-    return Point(experiment.name, texts, **made)
+        made["optimizer"] = replace(optimizer, **of_optimizer)
+    return Point(experiment.name, {k: value_text(v) for k, v in values.items()}, **made)
 
 
 def _reshaped(network: MLP, values: Mapping[str, Any]) -> MLP:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,10 +35,7 @@ ORDER = np.array([[3, 7, 1, 0], [5, 2, 8, 6], [4, 4, 9, 3], [0, 9, 2, 7], [6, 1,
 """Five steps of four rows out of ten: no row in its place, and one twice."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """What training gave."""
-
+class _Run(NamedTuple):
     losses: Array
     final: Parameters
 

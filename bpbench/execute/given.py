@@ -5,7 +5,9 @@ They are rounded here to the dtype that is asked about, so that no backend round
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,45 +32,34 @@ class File:
 
 
 class Given:
-    """The files of a run, in its scratch folder; each is made when it is first asked for."""
+    """The files of a run, in its scratch folder; each is made when it is first asked for.
+
+    Attributes:
+        parameters: (point, seed, dtype) -> where a training starts from; all are kept.
+        data: (data set, dtype) -> train_x, train_y, test_x, ...; the last is kept.
+    """
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._files: dict[object, File] = {}
-        self._parameters: dict[object, Parameters] = {}
+        self._files: dict[tuple[object, ...], File] = {}
         self._remembered: dict[object, Any] = {}
-        self._made = 0
-        self._rounded: tuple[Dataset, str, dict[str, Array]] | None = None
-
-    def parameters(self, point: Point, seed: int, dtype: str) -> Parameters:
-        """Where a training starts from, in ``dtype``."""
-        key = (point, seed, dtype)
-        if key not in self._parameters:
-            self._parameters[key] = point.parameters(seed).astype(dtype)
-        return self._parameters[key]
+        self._numbers = itertools.count(1)
+        self.parameters = functools.cache(_parameters)
+        self.data = functools.lru_cache(maxsize=1)(_data)
 
     def parameters_file(self, point: Point, seed: int, dtype: str) -> File:
-        """The same, as W0, ..., b0, ..."""
-        return self._file(
-            ("parameters", point, seed, dtype), self.parameters(point, seed, dtype).arrays
-        )
-
-    def data(self, data: Dataset, dtype: str) -> dict[str, Array]:
-        """train_x, train_y, test_x, ... in ``dtype``; the last one asked for is kept."""
-        if self._rounded is None or self._rounded[:2] != (data, dtype):
-            arrays = {name: array.astype(dtype) for name, array in data.arrays.items()}
-            self._rounded = (data, dtype, arrays)
-        return self._rounded[2]
+        """The parameters, as W0, ..., b0, ..."""
+        what = (point, seed, dtype)
+        return self._file(("parameters", *what), lambda: self.parameters(*what).arrays)
 
     def data_file(self, data: Dataset, dtype: str) -> File:
-        """The same, as a file."""
-        key = ("data", data, dtype)
-        return self._files.get(key) or self._file(key, self.data(data, dtype))
+        """The data, as a file."""
+        return self._file(("data", data, dtype), lambda: self.data(data, dtype))
 
     def order_file(self, orders: Sequence[Array]) -> File:
         """Orders, (steps, batch) each, to be trained one after the other."""
         arrays = protocol.numbered(orders)
-        return self._file(("order", digest(arrays)), arrays)
+        return self._file(("order", digest(arrays)), lambda: arrays)
 
     def scratch(self, name: str) -> Path:
         """A path in the scratch folder, for a worker's answer."""
@@ -83,16 +74,23 @@ class Given:
     def forget(self) -> None:
         """Forget what belongs to a point that is done: its truths, and its orders' files."""
         self._remembered.clear()
-        for key in [key for key in self._files if isinstance(key, tuple) and key[0] == "order"]:
+        for key in [key for key in self._files if key[0] == "order"]:
             self._files.pop(key).path.unlink(missing_ok=True)
 
-    def _file(self, key: object, arrays: dict[str, Array]) -> File:
+    def _file(self, key: tuple[object, ...], make: Callable[[], dict[str, Array]]) -> File:
         if key not in self._files:
-            self._made += 1
-            path = self._scratch / f"given-{self._made}.safetensors"
+            arrays, path = make(), self.scratch(f"given-{next(self._numbers)}")
             protocol.save(path, arrays)
             self._files[key] = File(path, digest(arrays))
         return self._files[key]
+
+
+def _parameters(point: Point, seed: int, dtype: str) -> Parameters:
+    return point.parameters(seed).astype(dtype)
+
+
+def _data(data: Dataset, dtype: str) -> dict[str, Array]:
+    return {name: array.astype(dtype) for name, array in data.arrays.items()}
 
 
 def full_batches(order: BatchOrder, count: int) -> Array:

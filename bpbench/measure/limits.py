@@ -2,19 +2,19 @@
 
 A step of backpropagation is, for every layer, the product of the forward pass, that of the weights'
 gradient and, but for the first layer, that of the error of the layer below. All else is small
-beside them on large networks, so that the same products done alone, by NumPy's BLAS, are the limit
-against which a step is held.
+beside them on large networks. So the same products done alone, by NumPy's BLAS, are the limit that
+a step is compared with.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from bpbench.measure.clock import timed
 from bpbench.network import Array
 
 LAYOUTS = ("rows", "columns")
@@ -128,6 +128,4 @@ def _quickest(calls: list[Call]) -> float:
 
 
 def _seconds(calls: list[Call], steps: int) -> float:
-    start = time.perf_counter_ns()
-    _repeat(calls, steps)
-    return max(time.perf_counter_ns() - start, 1) / 1e9
+    return max(timed(lambda: _repeat(calls, steps)).wall, 1e-9)

@@ -31,13 +31,16 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
     }
     whole = f"{platform.node()} {fixed}"
+    governor = None
+    with contextlib.suppress(OSError):
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     return {
         "id": hashlib.sha256(whole.encode()).hexdigest()[:12],
         **fixed,
         "usable_cpus": len(usable_cores()),
         "python": platform.python_version(),
         "blas": _numpys_blas(),
-        "governor": _first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "governor": governor,
         "load": [round(value, 2) for value in load],
     }
 
@@ -93,9 +96,3 @@ def _numpys_blas() -> str:
     kernels = own[0].get("architecture")
     name = f"{own[0]['internal_api']} {own[0]['version']}"
     return f"{name}, kernels for {kernels}" if kernels else name
-
-
-def _first_line(path: str) -> str | None:
-    with contextlib.suppress(OSError):
-        return Path(path).read_text().strip()
-    return None

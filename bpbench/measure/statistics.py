@@ -85,13 +85,11 @@ def paired_ratio(times: Mapping[Slot, float], others: Mapping[Slot, float]) -> R
     Returns:
         None where they have no round in common.
     """
-    slots = sorted(times.keys() & others.keys())
+    slots = times.keys() & others.keys()
     if not slots:
         return None
-    logs = [float(np.log(times[slot] / others[slot])) for slot in slots]
-    groups = _grouped(logs, [process for process, _ in slots])
-    low, high = _bounds(_resampled_medians(groups, np.random.default_rng(0)), CONFIDENCE)
-    return Ratio(*np.exp([np.median(logs), low, high]).tolist())
+    ratios = {slot: times[slot] / others[slot] for slot in slots}
+    return _ratio(*_log_medians(ratios, np.random.default_rng(0)))
 
 
 def unpaired_ratio(times: Mapping[Slot, float], others: Mapping[Slot, float]) -> Ratio | None:
@@ -99,15 +97,9 @@ def unpaired_ratio(times: Mapping[Slot, float], others: Mapping[Slot, float]) ->
     if not times or not others:
         return None
     rng = np.random.default_rng(0)
-    both = []
-    for samples in (times, others):
-        slots = sorted(samples)
-        logs = [float(np.log(samples[slot])) for slot in slots]
-        groups = _grouped(logs, [process for process, _ in slots])
-        both.append((np.median(logs), _resampled_medians(groups, rng)))
-    (middle, medians), (other_middle, other_medians) = both
-    low, high = _bounds(medians - other_medians, CONFIDENCE)
-    return Ratio(*np.exp([middle - other_middle, low, high]).tolist())
+    middle, medians = _log_medians(times, rng)
+    other_middle, other_medians = _log_medians(others, rng)
+    return _ratio(middle - other_middle, medians - other_medians)
 
 
 def decide(ratio: Ratio, margin: float = 1.0) -> Decision:
@@ -201,6 +193,19 @@ def _resampled_medians(groups: Sequence[Sequence[float]], rng: np.random.Generat
     within = (rng.random((RESAMPLES, count, most)) * lengths[drawn][..., None]).astype(int)
     resamples = values[drawn[..., None], within].reshape(RESAMPLES, -1)
     return np.asarray(np.median(resamples, axis=1))
+
+
+def _log_medians(samples: Mapping[Slot, float], rng: np.random.Generator) -> tuple[float, Array]:
+    """The median of the samples' logarithms, and those of the resamples."""
+    slots = sorted(samples)
+    logs = [float(np.log(samples[slot])) for slot in slots]
+    groups = _grouped(logs, [process for process, _ in slots])
+    return float(np.median(logs)), _resampled_medians(groups, rng)
+
+
+def _ratio(middle: float, medians: Array) -> Ratio:
+    low, high = _bounds(medians, CONFIDENCE)
+    return Ratio(*np.exp([middle, low, high]).tolist())
 
 
 def _bounds(values: Array, confidence: float) -> tuple[float, float]:
