@@ -56,6 +56,7 @@ from bpbench.execute.options import PROCESSES, ROUNDS
 @click.pass_obj
 def command(
     typed: str | None,
+    /,
     scripts: tuple[str, ...],
     out: Path,
     json_: bool,

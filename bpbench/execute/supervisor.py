@@ -92,7 +92,7 @@ def run(
         stack.callback(workers.end)
         room = memory.available_bytes() / WORKER_BYTES
         at_once = int(max(2, min(AT_ONCE, room))) if processes else 1
-        verdicts = {
+        verdicts: dict[tuple[Point, Place], tuple[str, str]] = {
             (cell.point, Place.of(cell)): (row["status"], row["say"])
             for cell, row in rows.items()
             if cell.question == "verify"
@@ -185,7 +185,8 @@ class Supervisor:
                 self.progress.started(cell)
                 attempt = Attempt(cell)
                 refused = self._refused(cell, "trained") if cell.question == "train" else None
-                answer = refused or attempt.go_on(self.workers, partial(self._answer, cell))
+                work = partial(self._answer, cell)
+                answer = refused if refused else attempt.go_on(self.workers, work)
                 if cell.question == "verify":
                     self.verdicts[cell.point, Place.of(cell)] = answer.status, answer.say
                 yield Ended(attempt, answer)

@@ -210,11 +210,11 @@ def _keys(frame: pd.DataFrame) -> list[str]:
 def _warnings(frame: pd.DataFrame) -> list[str]:
     """A sentence where runs were noisy, and one where a backend did not get its cores."""
     found = []
-    whys = frame["noisy"].dropna() if "noisy" in frame.columns else ()
-    if len(whys):
-        like = " (and the like)" if whys.nunique() > 1 else ""
+    whys = list(frame["noisy"].dropna()) if "noisy" in frame.columns else []
+    if whys:
+        like = " (and the like)" if len(set(whys)) > 1 else ""
         found.append(
-            f"A noisy run: in {len(whys)} of these {len(frame)} lines {whys.iloc[0]}{like}. "
+            f"A noisy run: in {len(whys)} of these {len(frame)} lines {whys[0]}{like}. "
             "More --rounds, or an idle machine, show smaller differences."
         )
     if "cpu_per_wall" in frame.columns:
