@@ -87,15 +87,11 @@ class ConformanceReport:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(one.contract)}</td><td>{html.escape(one.way)}</td>"
-            f"<td>{html.escape('; '.join(one.faults)) or 'kept'}</td></tr>"
-            for one in self.tried
-        )
-        return (
-            f"<p><b>{html.escape(self.backend)}</b></p><table><tr><th>contract</th><th>way</th>"
-            f"<th>found</th></tr>{rows}</table>"
-        )
+        from tabulate import tabulate
+
+        rows = [(one.contract, one.way, "; ".join(one.faults) or "kept") for one in self.tried]
+        table = tabulate(rows, ("contract", "way", "found"), tablefmt="html", disable_numparse=True)
+        return f"<p><b>{html.escape(self.backend)}</b></p>{table}"
 
 
 def contracts(

@@ -173,19 +173,16 @@ class WorkerProcess(AnyWorker):
             raise self._lost() from None
         reply = protocol.decode(self._line())
         if reply is None or reply.get("id") != self._asked or "ok" not in reply:
-            self.kill()
-            raise CellEnded(
+            raise self._given_up(
                 "crashed",
                 "something other than an answer came from the worker; its backend must not write "
                 "to file descriptors that are not its own",
-                self._tail(),
             )
-        if not reply["ok"]:
-            lost = reply["status"] in ("crashed", "out of memory")
-            if lost:
-                self.kill()
-            raise CellEnded(reply["status"], reply["say"], self._tail() if lost else "", lost)
-        return reply
+        if reply["ok"]:
+            return reply
+        if reply["status"] in ("crashed", "out of memory"):
+            raise self._given_up(reply["status"], reply["say"])
+        raise CellEnded(reply["status"], reply["say"], lost=False)
 
     def kill(self) -> None:
         if self._ended:
@@ -203,12 +200,8 @@ class WorkerProcess(AnyWorker):
         while b"\n" not in self._received:
             left = deadline - time.monotonic()
             if left <= 0:
-                self.kill()
-                raise CellEnded(
-                    "timeout",
-                    f"no answer within {self.limits.seconds:g} s; a longer --timeout may help",
-                    self._tail(),
-                )
+                say = f"no answer within {self.limits.seconds:g} s; a longer --timeout may help"
+                raise self._given_up("timeout", say)
             ready, _, _ = select.select([self._replies], [], [], min(left, LOOK))
             if ready:
                 got = os.read(self._replies, 1 << 16)
@@ -227,12 +220,10 @@ class WorkerProcess(AnyWorker):
     def _check_memory(self) -> None:
         used = memory.resident_bytes(self.pid)
         if used > self.limits.memory:
-            self.kill()
-            raise CellEnded(
+            raise self._given_up(
                 "out of memory",
                 f"the worker took {used / 2**30:.2g} GiB, more than the "
                 f"{self.limits.memory / 2**30:.2g} GiB that it may have",
-                self._tail(),
             )
 
     def _lost(self) -> CellEnded:
@@ -241,18 +232,21 @@ class WorkerProcess(AnyWorker):
             code = self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             code = None
-        self.kill()
-        tail = self._tail()
         if code is None:
-            return CellEnded("crashed", "the worker closed its pipe to the supervisor", tail)
+            return self._given_up("crashed", "the worker closed its pipe to the supervisor")
         if code >= 0:
-            return CellEnded("crashed", f"the worker ended early, with exit code {code}", tail)
+            return self._given_up("crashed", f"the worker ended early, with exit code {code}")
         name = signal.Signals(-code).name
         if name == "SIGKILL" and memory.system_kills() > self._kills:
-            return CellEnded("out of memory", "the system ended the worker: no memory left", tail)
-        if "bad_alloc" in tail:
-            return CellEnded("out of memory", f"no memory left: std::bad_alloc, {name}", tail)
-        return CellEnded("crashed", f"the worker was ended by {name}", tail)
+            return self._given_up("out of memory", "the system ended the worker: no memory left")
+        if "bad_alloc" in self._tail():
+            return self._given_up("out of memory", f"no memory left: std::bad_alloc, {name}")
+        return self._given_up("crashed", f"the worker was ended by {name}")
+
+    def _given_up(self, status: Status, say: str) -> CellEnded:
+        """End the worker, and what to raise of it."""
+        self.kill()
+        return CellEnded(status, say, self._tail())
 
     def _tail(self) -> str:
         """The last lines of what the worker has written."""

@@ -28,7 +28,7 @@ def same_code_margin(row: Row) -> float:
     """By how much the same code, timed twice in the row's rounds, seemed to differ; at least 1."""
     measured = timed(row)
     bounds = measured and measured.get("aa_ratio")
-    return max(bounds[1], 1 / bounds[0], 1.0) if bounds else 1.0
+    return Ratio(1.0, *bounds).margin if bounds else 1.0
 
 
 def compare(row: Row, other: Row) -> Decision | None:
