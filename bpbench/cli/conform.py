@@ -36,15 +36,16 @@ if TYPE_CHECKING:
 @click.argument("backend", type=BackendName())
 @options(
     click.option(
-        "--mode", "modes", multiple=True, metavar="NAME", help="May be repeated. [default: all]"
+        "--mode", "modes", multiple=True, metavar="NAME",
+        help="Which mode to try. May be repeated. [default: all]",
     ),
     click.option(
         "--device", "devices", multiple=True, type=Name(("cpu", "cuda")),
-        help="May be repeated. [default: cpu]",
+        help="Where to compute. May be repeated. [default: cpu]",
     ),
     click.option(
         "--dtype", "dtypes", multiple=True, type=Name(DTYPES),
-        help="May be repeated. [default: all that the backend has]",
+        help="What to compute in. May be repeated. [default: all that the backend has]",
     ),
 )  # fmt: skip
 @common

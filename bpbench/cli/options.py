@@ -108,11 +108,7 @@ def network(sizes: str, loss: str, output: str) -> Callable[[F], F]:
     )  # fmt: skip
 
 
-def described(
-    sizes: Sequence[int],
-    loss: str,
-    given: dict[str, Any],
-) -> MLP:
+def described(sizes: Sequence[int], loss: str, given: dict[str, Any]) -> MLP:
     """The network of the options that were given, taken out of them.
 
     Args:
@@ -134,11 +130,11 @@ where_to_run = options(
     ),
     click.option(
         "--device", "devices", multiple=True, metavar="[cpu|cuda]",
-        help="May be repeated. [default: the experiment's, or cpu]",
+        help="Where to compute. May be repeated. [default: the experiment's, or cpu]",
     ),
     click.option(
         "--dtype", "dtypes", multiple=True, type=Name(DTYPES),
-        help="May be repeated. [default: the experiment's, or float32]",
+        help="What to compute in. May be repeated. [default: the experiment's, or float32]",
     ),
     click.option(
         "--threads", type=FROM_1, metavar="N",

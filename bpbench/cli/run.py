@@ -32,7 +32,7 @@ from bpbench.execute.options import PROCESSES, ROUNDS
     ),
     click.option(
         "--question", "questions", multiple=True, type=Name(QUESTIONS),
-        help="May be repeated; nothing is trained or timed unverified. [default: all three]",
+        help="What to ask. May be repeated; verify is always asked first. [default: all three]",
     ),
     click.option(
         "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("results"),

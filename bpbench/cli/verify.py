@@ -37,7 +37,9 @@ RUN = ("backends", "devices", "dtypes", "threads", "timeout")
 )
 @click.argument("experiment", required=False, metavar="[EXPERIMENT.py]")
 @shared.network(
-    sizes="[default: 784,30,10]", output="[default: softmax]", loss="[default: the output's own]"
+    sizes="[default: 784,30,10]",
+    output="[default: the loss's own]",
+    loss="[default: the output's own, else cross_entropy]",
 )
 @click.option("--batch", type=FROM_1, metavar="N", help="Rows of the batch. [default: 32]")
 @click.option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,10 +51,9 @@ def _data() -> Probe:
     return case(TRAINED, 10, seed=2)
 
 
-def _trained(model: Model, probe: Probe, orders: Sequence[Array], optimizer: Optimizer) -> _Run:
-    """Train by one call for each order."""
-    losses = [model.train(probe.x, probe.y, order, optimizer) for order in orders]
-    return _Run(np.concatenate([np.atleast_1d(loss) for loss in losses]), model.parameters())
+def _trained(model: Model, probe: Probe, order: Array, optimizer: Optimizer) -> _Run:
+    losses = model.train(probe.x, probe.y, order, optimizer)
+    return _Run(np.atleast_1d(losses), model.parameters())
 
 
 def _wrong(
@@ -80,7 +78,7 @@ def _formulas(subject: Subject) -> list[str]:
     faults = []
     for optimizer in every_optimizer():
         model = subject.model(TRAINED, probe.parameters)
-        run = _trained(model, probe, [ORDER], optimizer)
+        run = _trained(model, probe, ORDER, optimizer)
         if np.shape(run.losses) != (len(ORDER),):
             shape = np.shape(run.losses)
             faults.append(f"train gives losses of shape {shape}; expected ({len(ORDER)},)")
@@ -125,9 +123,9 @@ def _starts_again(subject: Subject) -> list[str]:
     faults = []
     for optimizer in (MOMENTUM, ADAM):
         model = subject.model(TRAINED, probe.parameters)
-        first = _trained(model, probe, [ORDER], optimizer)
+        first = _trained(model, probe, ORDER, optimizer)
         model.set_parameters(probe.parameters)
-        again = _trained(model, probe, [ORDER], optimizer)
+        again = _trained(model, probe, ORDER, optimizer)
         if apart(first.losses[:1], again.losses[:1]) > subject.close:
             faults.append(
                 f"{optimizer}: training after set_parameters starts from stale parameters"
@@ -169,7 +167,7 @@ def _short_batches(subject: Subject) -> list[str]:
     for order in (np.array([[9, 0]]), np.array([[2]])):
         start = model.parameters()
         model.set_parameters(start)
-        run = _trained(model, probe, [order], optimizer)
+        run = _trained(model, probe, order, optimizer)
         there = Probe(TRAINED, start.W, start.b, probe.x, probe.y, 0.0, "short batches")
         for fault in _wrong(subject, there, order, optimizer, run):
             faults.append(f"batches of {order.shape[1]}: {fault}")
