@@ -123,6 +123,23 @@ class Asker:
             )
         return judge_training(*what, losses, final, dtype, expected=expected)
 
+    def wrong_training(
+        self, order: Array, losses: Array, steps: int, final: Parameters | None = None
+    ) -> str:
+        """What is wrong with a training that began at the seed's parameters; "" where nothing is.
+
+        Args:
+            order: (any, batch), its steps from the first on; as many are judged as can be.
+            losses: (steps,), as they should be.
+            final: the parameters after the last step.
+        """
+        if losses.shape != (steps,):
+            return f"losses of shape {losses.shape} came from {steps} steps"
+        judged = min(steps, len(order), self.judged_steps)
+        last = final if judged == steps else None
+        report = self.judge_training(order[:judged], losses[:judged], last)
+        return findings_of(report) if report.verdict == "wrong" else ""
+
     @property
     def judged_steps(self) -> int:
         """How many steps can be judged in a reasonable time."""
@@ -191,19 +208,20 @@ def _few_steps(asker: Asker) -> Report:
     point, seed = asker.point, asker.cell.seed
     calls = 2 if asker.judged_steps > CHECKED_STEPS else 1
     order = full_batches(point.order(seed), calls * CHECKED_STEPS)
-    asker.start()
-    for call in np.split(order, calls):
-        asker.with_order("steps", [call])
-    losses, final, _ = asker.finish()
-    report = asker.judge_training(order, losses, final)
+    report = _judged(asker, np.split(order, calls))
     short = short_batch(point.order(seed))
     if report.verdict == "wrong" or short is None:
         return report
-    asker.start()
-    asker.with_order("steps", [short])
-    losses, final, _ = asker.finish()
-    of_short = asker.judge_training(short, losses, final)
+    of_short = _judged(asker, [short])
     return of_short if of_short.verdict == "wrong" else report
+
+
+def _judged(asker: Asker, calls: Sequence[Array]) -> Report:
+    asker.start()
+    for call in calls:
+        asker.with_order("steps", [call])
+    losses, final, _ = asker.finish()
+    return asker.judge_training(np.concatenate(calls), losses, final)
 
 
 # ── train ──────────────────────────────────────────────────────────────────────────────────────
@@ -223,7 +241,10 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
         if diverged := not reply["finite"]:
             break
     losses, final, _ = asker.finish()
-    wrong = _wrong_beginning(asker, losses, done)
+    # judged up to the first batch that is short
+    whole = done if short_batch(order) is None else min(done, order.steps - 1)
+    beginning = full_batches(order, min(whole, asker.judged_steps))
+    wrong = asker.wrong_training(beginning, losses, done)
     if wrong:
         return Answer("wrong", f"wrong training: {wrong}", given_digest=asker.given_digest)
     measured = {
@@ -247,17 +268,6 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
         measured["accuracy"] = _accuracies(asker)
     arrays = {"losses": losses, **final.arrays}
     return Answer(status, say, measured, arrays, asker.given_digest)
-
-
-def _wrong_beginning(asker: Asker, losses: Array, done: int) -> str:
-    """What is wrong with the losses of the first steps, up to the first batch that is short."""
-    if losses.shape != (done,):
-        return f"losses of shape {losses.shape} came from {done} steps"
-    order = asker.point.order(asker.cell.seed)
-    whole = done if short_batch(order) is None else order.steps - 1
-    steps = min(whole, done, asker.judged_steps)
-    report = asker.judge_training(full_batches(order, steps), losses[:steps])
-    return findings_of(report) if report.verdict == "wrong" else ""
 
 
 def _curve(losses: Array) -> list[list[float]]:

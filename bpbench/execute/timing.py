@@ -16,11 +16,10 @@ from bpbench.execute import protocol
 from bpbench.execute.attempt import Answer, Attempt
 from bpbench.execute.given import full_batches
 from bpbench.execute.process import AnyWorker, Place
-from bpbench.execute.questions import Asker, findings_of, verdict_of
+from bpbench.execute.questions import Asker, verdict_of
 from bpbench.measure import statistics
 from bpbench.measure.limits import step_flops
 from bpbench.measure.statistics import Ratio, Slot, median_interval, paired_ratio, unpaired_ratio
-from bpbench.network import Array, Parameters
 
 POOL = 1024
 """Batches among which a timed block goes round."""
@@ -142,7 +141,7 @@ class Timing:
         self.processes.append({"import_s": asker.worker.opened["import_s"], **costs})
         self._warm_up(keep=True)
         losses, final, _ = asker.finish()
-        wrong = self._wrong_block(pool, losses, final)
+        wrong = asker.wrong_training(pool, losses, self.steps, final)
         if wrong:
             return self._refused(
                 f"not timed: the very block of {self.steps} steps that would be timed trains "
@@ -199,18 +198,6 @@ class Timing:
         }
         say = statistics.overuse(self.cell.threads, observed) if self.cell.device == "cpu" else ""
         return Answer(say=say, measured=measured, given_digest=self._given_digest)
-
-    def _wrong_block(self, pool: Array, losses: Array, final: Parameters) -> str:
-        """What is wrong with what the block that is to be timed computes."""
-        assert self._asker is not None
-        steps = self.steps
-        if losses.shape != (steps,):
-            return f"losses of shape {losses.shape} came from {steps} steps"
-        judged = min(steps, self._asker.judged_steps)
-        report = self._asker.judge_training(
-            pool[:judged], losses[:judged], final if judged == steps else None
-        )
-        return findings_of(report) if report.verdict == "wrong" else ""
 
     def _warm_up(self, keep: bool = False) -> None:
         self.warmups.append(float(self._ask(keep)["wall"]) / self.steps)

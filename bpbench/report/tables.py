@@ -124,8 +124,8 @@ def speed(cells: pd.DataFrame) -> Table:
             "NumPy, as a share of the step. It is above 100 % where NumPy's calls cost more than "
             "its products, or another library's products are faster. CPU/wall: busy cores.",
             "Vs fastest: how many times the fastest step of the same work. ≈: no difference was "
-            "seen; one below the share in brackets may be there. Repaid after: the steps after which "
-            "a longer first call has paid, compared with another mode of the same backend.",
+            "seen; one below the share in brackets may be there. Repaid after: the steps after "
+            "which a longer first call has paid, compared with another mode of the same backend.",
             *_warnings(frame),
         ),
     )
