@@ -28,7 +28,8 @@ class Loop:
     Attributes:
         order: (steps, batch), the rows that it sees.
         optimizer: the description that its formula takes.
-        stale: the gradient is taken "now", at the parameters of the step "before", or at "start".
+        stale: the gradient is taken "now", at the parameters of the step "before", or at "start",
+            where the loss is taken too.
         losses_after: the losses are taken after the step.
         factor: multiplies every gradient.
         l2_in_loss, l2_on_weights, l2_on_biases: how many times the l2 term acts there.
@@ -191,9 +192,13 @@ def _other_adam(o: Adam) -> Iterator[Fault]:
         {"correction": lambda beta, t: 1.0},
     )
     yield from _wrong_epsilon(o)
-    early = lambda v, t: np.sqrt(v) + o.epsilon / np.sqrt(1 - o.beta2**t)  # noqa: E731
-    changed = {"optimizer": replace(o, epsilon=0.0), "sqrt": early}
-    yield "epsilon is added before the correction of v", changed
+    yield (
+        "epsilon is added before the correction of v",
+        {
+            "optimizer": replace(o, epsilon=0.0),
+            "sqrt": lambda v, t: np.sqrt(v) + o.epsilon / np.sqrt(1 - o.beta2**t),
+        },
+    )
     swapped = replace(o, beta1=o.beta2, beta2=o.beta1)
     yield "beta1 and beta2 are exchanged", {"optimizer": swapped}
     late = {"correction": lambda beta, t: 1 - beta ** (t - 1) if t > 1 else 1.0}
