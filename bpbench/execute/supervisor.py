@@ -90,8 +90,9 @@ def run(
         shown.planned(todo, list(rows.values()))
         workers = Workers(_starter(options, scratch, cores) if processes else LocalWorker)
         stack.callback(workers.end)
-        room = memory.available_bytes() / WORKER_BYTES
-        at_once = int(max(2, min(AT_ONCE, room))) if processes else 1
+        at_once = 1
+        if processes:
+            at_once = int(max(2, min(AT_ONCE, memory.available_bytes() / WORKER_BYTES)))
         verdicts: dict[tuple[Point, Place], tuple[str, str]] = {
             (cell.point, Place.of(cell)): (row["status"], row["say"])
             for cell, row in rows.items()
