@@ -226,15 +226,18 @@ def csv(
     header, rows = _read_table(path)
     column = _column(path, header, target)
     labels = [row[column] for _, row in rows]
-    x = _numbers(path, header, rows, [i for i in range(len(header)) if i != column])
+    x = np.array([
+        [_number(path, line, header[i], cell) for i, cell in enumerate(row) if i != column]
+        for line, row in rows
+    ])  # fmt: skip
     if classes is None:
-        values = [_number(label) for label in labels]
-        whole = all(value is not None and value.is_integer() for value in values)
-        classes = None in values or (whole and len(set(labels)) <= 20)
+        classes = not all(map(_is_number, labels)) or (
+            all(float(label).is_integer() for label in labels) and len(set(labels)) <= 20
+        )
     if classes:
         y = one_hot(np.unique(labels, return_inverse=True)[1])
     else:
-        y = _numbers(path, header, rows, [column])
+        y = np.array([[_number(path, line, header[column], row[column])] for line, row in rows])
     if not 0 <= test_share + validation_share < 1 or min(test_share, validation_share) < 0:
         raise UsageError(
             f"csv: test_share={test_share}, validation_share={validation_share}; "
@@ -369,21 +372,15 @@ def _column(path: Path, header: list[str], target: str | int) -> int:
     raise UsageError(f"csv: {path} has no column {target!r}; it has: {', '.join(header)}")
 
 
-def _number(cell: str) -> float | None:
+def _is_number(cell: str) -> bool:
     try:
-        return float(cell)
+        float(cell)
     except ValueError:
-        return None
+        return False
+    return True
 
 
-def _numbers(
-    path: Path, header: list[str], rows: list[tuple[int, list[str]]], columns: list[int]
-) -> Array:
-    found = [[_number(row[i]) for i in columns] for _, row in rows]
-    for (line, row), values in zip(rows, found, strict=True):
-        if None in values:
-            i = columns[values.index(None)]
-            raise UsageError(
-                f"csv: {path}, line {line}, column {header[i]!r}: {row[i]!r} is no number"
-            )
-    return np.array(found)
+def _number(path: Path, line: int, name: str, cell: str) -> float:
+    if not _is_number(cell):
+        raise UsageError(f"csv: {path}, line {line}, column {name!r}: {cell!r} is no number")
+    return float(cell)
