@@ -18,12 +18,10 @@ from bpbench.verify.verdict import judge_training
 
 numba = pytest.importorskip("numba")
 
-from numba.core import types  # noqa: E402
-
 from bpbench.backends.numpy_compiled import formulas, products  # noqa: E402
 from bpbench.backends.numpy_compiled import model as compiled  # noqa: E402
 from bpbench.backends.numpy_compiled.tiles import pointer  # noqa: E402
-from bpbench.backends.numpy_compiled.vectors import float_of, intrinsic, load, registers, store  # noqa: E402
+from bpbench.backends.numpy_compiled.vectors import piece  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIMIZERS = [
@@ -116,17 +114,10 @@ def test_the_judge_finds_nothing_in_twenty_steps(network, batch, optimizer, dtyp
 def _of_arrays(formula):
     """A compiled function (like, x, y, count) that fills y with the formula of x, by addresses."""
 
-    @intrinsic
-    def apply(context, x, y, count):
-        def generate(context, builder, signature, arguments):
-            x, y, count = arguments
-            kind = float_of(signature.args[0])
-            with registers(builder, kind, count) as (start, mask):
-                found = formula(load(builder, kind, builder.gep(x, [start]), mask))
-                store(builder, found, builder.gep(y, [start]), mask)
-            return context.get_dummy_value()
-
-        return types.void(x, y, types.intp), generate
+    @piece
+    def apply(program, x, y, count):
+        for here in program.registers(count):
+            here.store(formula(here.load(x)), y)
 
     @numba.njit
     def run(like, x, y, count):

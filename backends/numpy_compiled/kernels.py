@@ -11,23 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from llvmlite import ir
-from numba.core import cgutils, types
-
 from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS, exp, log, log1p, sigmoid
 from bpbench.backends.numpy_compiled.vectors import (
     INT32,
     INT64,
     Builder,
-    Float,
+    Program,
     Vector,
-    float_of,
-    intrinsic,
-    load,
-    registers,
-    splat,
-    store,
-    zeros,
+    piece,
+    sum_piece,
 )
 
 
@@ -44,230 +36,145 @@ def _cases(builder: Builder, code: Any, cases: list[Callable[[], None]]) -> None
     builder.position_at_end(done)
 
 
-def _summed(builder: Builder, total: Any, part: Vector, mask: Any) -> None:
-    """Add the lanes of the mask to a vector in memory."""
-    zero = part.like(part.operand(0.0))
-    builder.store((part.where(mask, zero) + part.like(builder.load(total))).value, total)
-
-
 # ── Activations ────────────────────────────────────────────────────────────────────────────────
 
 
-@intrinsic
-def activate(context: Any, code: Any, z: Any, kept: Any, count: Any) -> Any:
+@piece
+def activate(program: Program, code: Any, z: Any, kept: Any, count: Any) -> None:
     """Turn ``count`` entries of z into a, and fill ``kept`` where the derivative needs it."""
 
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        code, z, kept, count = arguments
-        kind = float_of(signature.args[1])
+    def case(name: str) -> None:
+        for here in program.registers(count):
+            a, slope = ACTIVATIONS[name].forward(here.load(z))
+            assert (slope is not None) == ACTIVATIONS[name].keeps, name
+            here.store(a, z)
+            if slope is not None:
+                here.store(slope, kept)
 
-        def case(name: str) -> None:
-            with registers(builder, kind, count) as (start, mask):
-                place = builder.gep(z, [start])
-                a, slope = ACTIVATIONS[name].forward(load(builder, kind, place, mask))
-                assert (slope is not None) == ACTIVATIONS[name].keeps, name
-                store(builder, a, place, mask)
-                if slope is not None:
-                    store(builder, slope, builder.gep(kept, [start]), mask)
-
-        _cases(builder, code, [partial(case, name) for name in ACTIVATIONS])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, z, kept, types.intp), generate
+    _cases(program.builder, code, [partial(case, name) for name in ACTIVATIONS])
 
 
-@intrinsic
-def times_derivative(context: Any, code: Any, error: Any, a: Any, kept: Any, count: Any) -> Any:
+@piece
+def times_derivative(
+    program: Program, code: Any, error: Any, a: Any, kept: Any, count: Any
+) -> None:
     """Turn ``count`` entries of dL/da into dL/dz."""
 
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        code, error, a, kept, count = arguments
-        kind = float_of(signature.args[1])
+    def case(name: str) -> None:
+        for here in program.registers(count):
+            given = here.load(error), here.load(a), here.load(kept)
+            here.store(ACTIVATIONS[name].backward(*given), error)
 
-        def case(name: str) -> None:
-            with registers(builder, kind, count) as (start, mask):
-                place = builder.gep(error, [start])
-                given = [load(builder, kind, place, mask)] + [
-                    load(builder, kind, builder.gep(array, [start]), mask) for array in (a, kept)
-                ]
-                store(builder, ACTIVATIONS[name].backward(*given), place, mask)
-
-        _cases(builder, code, [partial(case, name) for name in ACTIVATIONS])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, error, a, kept, types.intp), generate
+    _cases(program.builder, code, [partial(case, name) for name in ACTIVATIONS])
 
 
-@intrinsic
-def softmax(context: Any, z: Any, count: Any) -> Any:
+@piece
+def softmax(program: Program, z: Any, count: Any) -> None:
     """Turn one row of z, (count,), into e^(z - max z) over its sum."""
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        z, count = arguments
-        kind = float_of(signature.args[0])
-        _, total = _exponentials(builder, kind, z, z, count)
-        with registers(builder, kind, count) as (start, mask):
-            place = builder.gep(z, [start])
-            store(builder, load(builder, kind, place, mask) / total, place, mask)
-        return context.get_dummy_value()
-
-    return types.void(z, types.intp), generate
+    _, total = _exponentials(program, z, z, count)
+    for here in program.registers(count):
+        here.store(here.load(z) / total, z)
 
 
-@intrinsic
-def softmax_error(context: Any, error: Any, a: Any, count: Any) -> Any:
+@piece
+def softmax_error(program: Program, error: Any, a: Any, count: Any) -> None:
     """Turn one row of dL/da into a * (error - sum(error * a)), the product with the Jacobian."""
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        error, a, count = arguments
-        kind = float_of(signature.args[0])
-        place = zeros(builder, kind)
-        with registers(builder, kind, count) as (start, mask):
-            given = load(builder, kind, builder.gep(error, [start]), mask)
-            _summed(builder, place, given * load(builder, kind, builder.gep(a, [start]), mask),
-                    mask)  # fmt: skip
-        total = splat(builder, kind, Vector(builder, kind, builder.load(place)).sum())
-        with registers(builder, kind, count) as (start, mask):
-            given = load(builder, kind, builder.gep(error, [start]), mask)
-            probability = load(builder, kind, builder.gep(a, [start]), mask)
-            found = probability * (given - total)
-            store(builder, found, builder.gep(error, [start]), mask)
-        return context.get_dummy_value()
-
-    return types.void(error, a, types.intp), generate
+    room = program.filled()
+    for here in program.registers(count):
+        here.add(here.load(error) * here.load(a), room)
+    total = program.splat(program.vector(room).sum())
+    for here in program.registers(count):
+        given, probability = here.load(error), here.load(a)
+        here.store(probability * (given - total), error)
 
 
-def _exponentials(
-    builder: Builder, kind: Float, z: Any, e: Any, count: Any
-) -> tuple[Vector, Vector]:
+def _exponentials(program: Program, z: Any, e: Any, count: Any) -> tuple[Vector, Vector]:
     """Fill e with e^(z - max z) of a row; the largest z, and the sum of e, in all lanes."""
-    shape = ir.VectorType(kind.type, kind.lanes)
-    low = ir.Constant(shape, [float("-inf")] * kind.lanes)
-    place, total = cgutils.alloca_once(builder, shape), zeros(builder, kind)
-    builder.store(low, place)
-    with registers(builder, kind, count) as (start, mask):
-        given = load(builder, kind, builder.gep(z, [start]), mask, float("-inf"))
-        builder.store(given.at_least(Vector(builder, kind, builder.load(place))).value, place)
-    largest = splat(builder, kind, Vector(builder, kind, builder.load(place)).largest())
-    with registers(builder, kind, count) as (start, mask):
-        given = load(builder, kind, builder.gep(z, [start]), mask)
-        found = exp(given - largest)
-        store(builder, found, builder.gep(e, [start]), mask)
-        _summed(builder, total, found, mask)
-    return largest, splat(builder, kind, Vector(builder, kind, builder.load(total)).sum())
+    low = float("-inf")
+    place, total = program.filled(low), program.filled()
+    for here in program.registers(count):
+        higher = here.load(z, other=low).at_least(program.vector(place))
+        program.builder.store(higher.value, place)
+    largest = program.splat(program.vector(place).largest())
+    for here in program.registers(count):
+        found = exp(here.load(z) - largest)
+        here.store(found, e)
+        here.add(found, total)
+    return largest, program.splat(program.vector(total).sum())
 
 
 # ── Losses and the output's error ──────────────────────────────────────────────────────────────
 
 
-@intrinsic
-def squared_error(context: Any, a: Any, y: Any, delta: Any, scale: Any, count: Any) -> Any:
+@sum_piece
+def squared_error(program: Program, a: Any, y: Any, delta: Any, scale: Any, count: Any) -> Any:
     """delta = (a - y) * scale; the sum of (a - y)^2."""
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        a, y, delta, scale, count = arguments
-        kind = float_of(signature.args[0])
-        total, factor = zeros(builder, kind), splat(builder, kind, scale)
-        with registers(builder, kind, count) as (start, mask):
-            one, other = (
-                load(builder, kind, builder.gep(array, [start]), mask) for array in (a, y)
-            )
-            error = one - other
-            store(builder, error * factor, builder.gep(delta, [start]), mask)
-            _summed(builder, total, error * error, mask)
-        return Vector(builder, kind, builder.load(total)).sum()
-
-    return a.dtype(a, y, delta, a.dtype, types.intp), generate
+    total, factor = program.filled(), program.splat(scale)
+    for here in program.registers(count):
+        error = here.load(a) - here.load(y)
+        here.store(error * factor, delta)
+        here.add(error * error, total)
+    return program.vector(total).sum()
 
 
-@intrinsic
-def binary_cross_entropy(context: Any, z: Any, y: Any, delta: Any, scale: Any, count: Any) -> Any:
+@sum_piece
+def binary_cross_entropy(
+    program: Program, z: Any, y: Any, delta: Any, scale: Any, count: Any
+) -> Any:
     """delta = (a - y) * scale; the sum of -y log a - (1 - y) log(1 - a), from logits."""
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        z, y, delta, scale, count = arguments
-        kind = float_of(signature.args[0])
-        total, factor = zeros(builder, kind), splat(builder, kind, scale)
-        with registers(builder, kind, count) as (start, mask):
-            logit, target = (
-                load(builder, kind, builder.gep(array, [start]), mask) for array in (z, y)
-            )
-            error = (sigmoid(logit) - target) * factor
-            store(builder, error, builder.gep(delta, [start]), mask)
-            loss = logit.at_least(0.0) - logit * target + log1p(exp(-logit.magnitude()))
-            _summed(builder, total, loss, mask)
-        return Vector(builder, kind, builder.load(total)).sum()
-
-    return z.dtype(z, y, delta, z.dtype, types.intp), generate
+    total, factor = program.filled(), program.splat(scale)
+    for here in program.registers(count):
+        logit, target = here.load(z), here.load(y)
+        here.store((sigmoid(logit) - target) * factor, delta)
+        loss = logit.at_least(0.0) - logit * target + log1p(exp(-logit.magnitude()))
+        here.add(loss, total)
+    return program.vector(total).sum()
 
 
-@intrinsic
+@sum_piece
 def cross_entropy(
-    context: Any, z: Any, y: Any, delta: Any, total: Any, weight: Any, scale: Any, count: Any
+    program: Program, z: Any, y: Any, delta: Any, total: Any, weight: Any, scale: Any, count: Any
 ) -> Any:
     """For one row: delta = (a * sum(y) - y) * scale; the sum of y (max z - z).
 
     What is missing to the loss is sum(y) times the logarithm of the sum of e^(z - max z), which
     are left at the pointers ``weight`` and ``total``: logarithms are taken many at a time.
     """
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        z, y, delta, total, weight, scale, count = arguments
-        kind = float_of(signature.args[0])
-        largest, sums = _exponentials(builder, kind, z, delta, count)
-        weights, loss = zeros(builder, kind), zeros(builder, kind)
-        with registers(builder, kind, count) as (start, mask):
-            logit, target = (
-                load(builder, kind, builder.gep(array, [start]), mask) for array in (z, y)
-            )
-            _summed(builder, weights, target, mask)
-            _summed(builder, loss, target * (largest - logit), mask)
-        all_of_y = Vector(builder, kind, builder.load(weights)).sum()
-        factor = splat(builder, kind, scale)
-        ratio = splat(builder, kind, all_of_y) / sums
-        with registers(builder, kind, count) as (start, mask):
-            place = builder.gep(delta, [start])
-            e = load(builder, kind, place, mask)
-            target = load(builder, kind, builder.gep(y, [start]), mask)
-            store(builder, (e * ratio - target) * factor, place, mask)
-        builder.store(builder.extract_element(sums.value, INT32(0)), total)
-        builder.store(all_of_y, weight)
-        return Vector(builder, kind, builder.load(loss)).sum()
-
-    return z.dtype(z, y, delta, total, weight, z.dtype, types.intp), generate
+    builder = program.builder
+    largest, sums = _exponentials(program, z, delta, count)
+    weights, loss = program.filled(), program.filled()
+    for here in program.registers(count):
+        logit, target = here.load(z), here.load(y)
+        here.add(target, weights)
+        here.add(target * (largest - logit), loss)
+    all_of_y = program.vector(weights).sum()
+    factor = program.splat(scale)
+    ratio = program.splat(all_of_y) / sums
+    for here in program.registers(count):
+        e, target = here.load(delta), here.load(y)
+        here.store((e * ratio - target) * factor, delta)
+    builder.store(builder.extract_element(sums.value, INT32(0)), total)
+    builder.store(all_of_y, weight)
+    return program.vector(loss).sum()
 
 
-@intrinsic
-def weighted_logarithms(context: Any, x: Any, weight: Any, count: Any) -> Any:
+@sum_piece
+def weighted_logarithms(program: Program, x: Any, weight: Any, count: Any) -> Any:
     """The sum of weight * log x."""
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        x, weight, count = arguments
-        kind = float_of(signature.args[0])
-        total = zeros(builder, kind)
-        with registers(builder, kind, count) as (start, mask):
-            given = load(builder, kind, builder.gep(x, [start]), mask, 1.0)
-            factor = load(builder, kind, builder.gep(weight, [start]), mask)
-            _summed(builder, total, factor * log(given), mask)
-        return Vector(builder, kind, builder.load(total)).sum()
-
-    return x.dtype(x, weight, types.intp), generate
+    total = program.filled()
+    for here in program.registers(count):
+        here.add(here.load(weight) * log(here.load(x, other=1.0)), total)
+    return program.vector(total).sum()
 
 
-@intrinsic
-def sum_of_squares(context: Any, x: Any, count: Any) -> Any:
+@sum_piece
+def sum_of_squares(program: Program, x: Any, count: Any) -> Any:
     """The sum of x^2."""
-
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        x, count = arguments
-        kind = float_of(signature.args[0])
-        total = zeros(builder, kind)
-        with registers(builder, kind, count) as (start, mask):
-            given = load(builder, kind, builder.gep(x, [start]), mask)
-            _summed(builder, total, given * given, mask)
-        return Vector(builder, kind, builder.load(total)).sum()
-
-    return x.dtype(x, types.intp), generate
+    total = program.filled()
+    for here in program.registers(count):
+        given = here.load(x)
+        here.add(given * given, total)
+    return program.vector(total).sum()
 
 
 # ── Optimizers ─────────────────────────────────────────────────────────────────────────────────
@@ -314,40 +221,29 @@ UPDATES: dict[str, Callable[..., list[Vector]]] = {
 """(P, g, m, v, numbers) -> the new (P, m, v): the formulas of bpbench/optimizers.py."""
 
 
-@intrinsic
+@piece
 def update(
-    context: Any, code: Any, P: Any, G: Any, m: Any, v: Any, count: Any, l2: Any, numbers: Any
-) -> Any:
+    program: Program, code: Any, P: Any, G: Any, m: Any, v: Any, count: Any, l2: Any, numbers: Any
+) -> None:
     """Move ``count`` parameters by their gradient G, to which l2 * P is added.
 
     Args:
         numbers: at a pointer: rate, first, second, 1 - second, epsilon, 1 - first, correction,
             where first and second are momentum, decay or Adam's betas.
     """
+    builder = program.builder
+    factors = [
+        program.splat(builder.load(builder.gep(numbers, [INT64(number)]))) for number in range(7)
+    ]
+    weight = program.splat(l2)
 
-    def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
-        code, P, G, m, v, count, l2, numbers = arguments
-        kind = float_of(signature.args[1])
-        factors = [
-            splat(builder, kind, builder.load(builder.gep(numbers, [INT64(number)])))
-            for number in range(7)
-        ]
-        weight = splat(builder, kind, l2)
+    def case(name: str) -> None:
+        arrays = (P,) if name == "scaled" else (P, m, v)
+        for here in program.registers(count):
+            values = [here.load(array) for array in arrays]
+            g = weight.times_plus(values[0], here.load(G))
+            found = UPDATES[name](values[0], g, *values[1:], *factors)
+            for array, value in zip(arrays, found, strict=True):
+                here.store(value, array)
 
-        def case(name: str) -> None:
-            with registers(builder, kind, count) as (start, mask):
-                places = [builder.gep(array, [start]) for array in (P, m, v)]
-                if name == "scaled":
-                    places = places[:1]
-                values = [load(builder, kind, place, mask) for place in places]
-                g = load(builder, kind, builder.gep(G, [start]), mask)
-                g = weight.times_plus(values[0], g)
-                found = UPDATES[name](values[0], g, *values[1:], *factors)
-                for place, value in zip(places, found, strict=True):
-                    store(builder, value, place, mask)
-
-        _cases(builder, code, [partial(case, name) for name in UPDATES])
-        return context.get_dummy_value()
-
-    signature = types.void(types.intp, P, G, m, v, types.intp, P.dtype, P)
-    return signature, generate
+    _cases(builder, code, [partial(case, name) for name in UPDATES])

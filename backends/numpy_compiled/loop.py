@@ -1,15 +1,14 @@
 """What is a whole training run as one compiled function? The equations, step by step.
 
 Numba compiles this file's functions once for each dtype, whatever the network: a network is a
-table of numbers, one row for each layer (``Layer``), and of offsets into one array of parameters
-and one of everything else (``Room``). A sample is a row; W lies transposed, (n_in, n_out), because
+table of numbers, one row for each layer, and of offsets into one array of parameters and one of
+everything else, the room. A sample is a row; W lies transposed, (n_in, n_out), because
 then a W^T and a^T delta read and write whole registers.
 """
 
 from __future__ import annotations
 
 import hashlib
-from enum import IntEnum
 from pathlib import Path
 
 import numpy as np
@@ -35,40 +34,12 @@ SUMMED_AT_ONCE = 4096
 """Numbers of which one sum is taken in the dtype itself; the sums are added in float64."""
 
 
-class Layer(IntEnum):
-    """The columns of a network's table."""
+N_IN, N_OUT, ACTIVATION, OF_W, OF_B, OF_A, OF_KEPT, OF_DELTA, BY_BLAS = range(9)
+"""The columns of a network's table; W and b are offsets in the parameters (b: -1 where there is
+none), a, kept and delta in the room."""
 
-    N_IN = 0
-    N_OUT = 1
-    ACTIVATION = 2
-    W = 3  # offsets in the parameters
-    B = 4  # -1 where there is none
-    A = 5  # offsets in the room
-    KEPT = 6
-    DELTA = 7
-    BY_BLAS = 8
-
-
-class Room(IntEnum):
-    """What else lies in the room, as offsets."""
-
-    X = 0
-    Y = 1
-    TOTAL = 2
-    WEIGHT = 3
-    GRADIENT = 4
-    ZEROS = 5
-    ONE = 6
-    NUMBERS = 7
-    PACKED = 8
-
-
-N_IN, N_OUT, ACTIVATION = int(Layer.N_IN), int(Layer.N_OUT), int(Layer.ACTIVATION)
-OF_W, OF_B, OF_A, OF_KEPT = int(Layer.W), int(Layer.B), int(Layer.A), int(Layer.KEPT)
-OF_DELTA, BY_BLAS = int(Layer.DELTA), int(Layer.BY_BLAS)
-X, Y, TOTAL, WEIGHT = int(Room.X), int(Room.Y), int(Room.TOTAL), int(Room.WEIGHT)
-GRADIENT, ZEROS = int(Room.GRADIENT), int(Room.ZEROS)
-ONE, NUMBERS, PACKED = int(Room.ONE), int(Room.NUMBERS), int(Room.PACKED)
+X, Y, TOTAL, WEIGHT, GRADIENT, ZEROS, ONE, NUMBERS, PACKED = range(9)
+"""What else lies in the room, as offsets."""
 
 SOFTMAX = len(ACTIVATIONS)
 """The number of the activation that ``activate`` does not know."""
@@ -156,13 +127,8 @@ def output_error(layers, places, room, m, loss, scale):
         else:
             activated(code, z, kept, m * n)
         for start in range(0, m * n, SUMMED_AT_ONCE):
-            total += 0.5 * squared_error(
-                at(z, start),
-                at(y, start),
-                at(delta, start),
-                scale,
-                min(SUMMED_AT_ONCE, m * n - start),
-            )
+            count = min(SUMMED_AT_ONCE, m * n - start)
+            total += 0.5 * squared_error(at(z, start), at(y, start), at(delta, start), scale, count)
         if code == SOFTMAX:
             for row in range(m):
                 softmax_error(at(delta, row * n), at(z, row * n), n)
@@ -170,25 +136,15 @@ def output_error(layers, places, room, m, loss, scale):
             differentiated(code, delta, z, kept, m * n)
     elif loss == BINARY:
         for start in range(0, m * n, SUMMED_AT_ONCE):
+            count = min(SUMMED_AT_ONCE, m * n - start)
             total += binary_cross_entropy(
-                at(z, start),
-                at(y, start),
-                at(delta, start),
-                scale,
-                min(SUMMED_AT_ONCE, m * n - start),
+                at(z, start), at(y, start), at(delta, start), scale, count
             )
     elif loss == CROSS:
         sums, weights = at(room, places[TOTAL]), at(room, places[WEIGHT])
         for row in range(m):
-            total += cross_entropy(
-                at(z, row * n),
-                at(y, row * n),
-                at(delta, row * n),
-                at(sums, row),
-                at(weights, row),
-                scale,
-                n,
-            )
+            start, both = row * n, (at(sums, row), at(weights, row))
+            total += cross_entropy(at(z, start), at(y, start), at(delta, start), *both, scale, n)
         total += weighted_logarithms(sums, weights, m)
     else:
         total = np.nan
@@ -207,13 +163,8 @@ def hidden_error(layers, places, P, room, m, layer, blas):
         unit, nil = np.int64(1), np.int64(0)
         product(delta, n_out, unit, W, unit, n_out, error, n_in, at(room, places[ZEROS]), nil,
                 0.0, m, n_in, n_out, at(room, places[PACKED]))  # fmt: skip
-    differentiated(
-        layers[layer - 1, ACTIVATION],
-        error,
-        at(room, layers[layer - 1, OF_A]),
-        at(room, layers[layer - 1, OF_KEPT]),
-        m * n_in,
-    )
+    a, kept = at(room, layers[layer - 1, OF_A]), at(room, layers[layer - 1, OF_KEPT])
+    differentiated(layers[layer - 1, ACTIVATION], error, a, kept, m * n_in)
 
 
 @inlined
@@ -238,16 +189,9 @@ def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
         product(below, unit, n_in, delta, n_out, unit, G, n_out, zeros, nil, none, n_in, n_out, m,
                 packed)  # fmt: skip
     if code != SCALED or layers[layer, BY_BLAS]:
-        updated(
-            code,
-            W,
-            G,
-            at(S, layers[layer, OF_W]),
-            at(T, layers[layer, OF_W]),
-            n_in * n_out,
-            -l2 if code == SCALED else l2,
-            numbers,
-        )
+        first, second = at(S, layers[layer, OF_W]), at(T, layers[layer, OF_W])
+        weight = -l2 if code == SCALED else l2
+        updated(code, W, G, first, second, n_in * n_out, weight, numbers)
     if layers[layer, OF_B] < 0:
         return
     b = at(P, layers[layer, OF_B])
@@ -257,9 +201,8 @@ def move(layers, places, P, S, T, room, m, layer, code, l2, blas):
     else:
         product(one, nil, nil, delta, n_out, unit, G, n_out, zeros, nil, none, unit, n_out, m,
                 packed)  # fmt: skip
-        updated(
-            code, b, G, at(S, layers[layer, OF_B]), at(T, layers[layer, OF_B]), n_out, none, numbers
-        )
+        first, second = at(S, layers[layer, OF_B]), at(T, layers[layer, OF_B])
+        updated(code, b, G, first, second, n_out, none, numbers)
 
 
 def trainer(sources):
@@ -271,30 +214,14 @@ def trainer(sources):
     """
 
     def train(
-        like,
-        layers,
-        places,
-        P,
-        S,
-        T,
-        room,
-        x,
-        y,
-        order,
-        steps,
-        m,
-        losses,
-        loss,
-        code,
-        settings,
-        t,
-        blas,
-    ):
+        like, layers, places, P, S, T, room, x, y, order, steps, m,
+        losses, loss, code, settings, t, blas,
+    ):  # fmt: skip
         """Take steps from P; the arrays' addresses come as whole numbers.
 
         Args:
             like: (1,), an array of the dtype.
-            layers: (layers, len(Layer)); places: (len(Room),).
+            layers: (layers, 9), by N_IN and what follows it; places: (9,), by X and so on.
             P, S, T: parameters and the optimizer's state; room: for everything else.
             x, y: (rows, n_1) and (rows, n_L); order: (steps, m), int64; losses: (steps,).
             loss, code: numbers of the loss and of the update.

@@ -20,9 +20,10 @@ from numba.extending import get_cython_function_address
 from bpbench.backend import Backend
 from bpbench.backends import numpy_reference as reference
 from bpbench.backends.numpy_common.plan import CACHE_LINE, empty
+from bpbench.backends.numpy_compiled import loop
 from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS
 from bpbench.backends.numpy_compiled.kernels import UPDATES
-from bpbench.backends.numpy_compiled.loop import LOSSES, SOFTMAX, Layer, Room, train
+from bpbench.backends.numpy_compiled.loop import LOSSES, SOFTMAX, train
 from bpbench.backends.numpy_compiled.products import room
 from bpbench.backends.numpy_compiled.vectors import FLOATS, REGISTER_BYTES
 from bpbench.network import MLP, Array, Parameters
@@ -89,7 +90,7 @@ class Workspace:
             straight into W unless BLAS takes the product.
 
     Attributes:
-        layers: (layers, len(Layer)); places: (len(Room),): see loop.py.
+        layers, places: what lies where, as loop.py reads it.
         array: the room.
     """
 
@@ -99,7 +100,7 @@ class Workspace:
         shapes = list(pairwise(network.sizes))
         large = [by_blas(m, *shape) for shape in shapes]
         take = Places(dtype)
-        self.layers = np.zeros((network.layers, len(Layer)), np.int64)
+        self.layers = np.zeros((network.layers, loop.BY_BLAS + 1), np.int64)
         a = [take(m * n) for n in network.sizes[1:]]
         for layer, (n_in, n_out) in enumerate(shapes):
             name = network.activations[layer]
@@ -113,20 +114,20 @@ class Workspace:
         entries = [n_in * n_out for n_in, n_out in shapes]
         formed = [n for n, blas in zip(entries, large, strict=True) if blas or not plain]
         rooms = {
-            Room.X: m * network.sizes[0],
-            Room.Y: m * network.sizes[-1],
-            Room.TOTAL: m,
-            Room.WEIGHT: m,
-            Room.GRADIENT: max(formed, default=0),
-            Room.ZEROS: max(network.sizes),
-            Room.ONE: 1,
-            Room.NUMBERS: 8,
-            Room.PACKED: room(FLOATS[dtype].lanes),
+            loop.X: m * network.sizes[0],
+            loop.Y: m * network.sizes[-1],
+            loop.TOTAL: m,
+            loop.WEIGHT: m,
+            loop.GRADIENT: max(formed, default=0),
+            loop.ZEROS: max(network.sizes),
+            loop.ONE: 1,
+            loop.NUMBERS: 8,
+            loop.PACKED: room(FLOATS[dtype].lanes),
         }
-        self.places = np.array([take(rooms[piece]) for piece in Room], np.int64)
+        self.places = np.array([take(rooms[piece]) for piece in sorted(rooms)], np.int64)
         self.array = empty(take.size, dtype)
-        self.array[self.places[Room.ZEROS] : self.places[Room.ONE]] = 0
-        self.array[self.places[Room.ONE]] = 1
+        self.array[self.places[loop.ZEROS] : self.places[loop.ONE]] = 0
+        self.array[self.places[loop.ONE]] = 1
         self.large = any(large)
 
 

@@ -7,14 +7,14 @@ runs once, while a training step is compiled, and never again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import partial, wraps
+from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba.core import cgutils
+from numba.core import cgutils, types
 from numba.extending import intrinsic as _intrinsic
 
 Builder = Any
@@ -211,54 +211,105 @@ def call(
     return builder.call(function, arguments)
 
 
-def splat(builder: Builder, kind: Float, scalar: Any) -> Vector:
-    """A number of the running program in all lanes."""
-    shape = ir.VectorType(scalar.type, kind.lanes)
-    one = builder.insert_element(ir.Constant(shape, ir.Undefined), scalar, INT32(0))
-    zeros = ir.Constant(ir.VectorType(INT32, kind.lanes), [0] * kind.lanes)
-    return Vector(builder, kind, builder.shuffle_vector(one, one, zeros))
+class Program:
+    """Where a piece of compiled code is written: LLVM's builder, and the dtype of its numbers."""
+
+    def __init__(self, builder: Builder, kind: Float) -> None:
+        self.builder, self.kind = builder, kind
+        self.shape = ir.VectorType(kind.type, kind.lanes)
+
+    def splat(self, scalar: Any) -> Vector:
+        """A number of the running program in all lanes."""
+        lanes = self.kind.lanes
+        undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)
+        one = self.builder.insert_element(undefined, scalar, INT32(0))
+        zeros = ir.Constant(ir.VectorType(INT32, lanes), [0] * lanes)
+        return Vector(self.builder, self.kind, self.builder.shuffle_vector(one, one, zeros))
+
+    def vector(self, place: Any) -> Vector:
+        """A vector in memory, as ``filled`` makes it."""
+        return Vector(self.builder, self.kind, self.builder.load(place))
+
+    def filled(self, number: float = 0.0) -> Any:
+        """A vector in memory, which LLVM turns into a register; ``number`` in all lanes."""
+        place = cgutils.alloca_once(self.builder, self.shape)
+        self.builder.store(ir.Constant(self.shape, [number] * self.kind.lanes), place)
+        return place
+
+    def registers(self, count: Any) -> Iterator[Slice]:
+        """A loop over ``count`` numbers of some arrays; what follows in a ``for`` is its body."""
+        lanes = INT64(self.kind.lanes)
+        with cgutils.for_range_slice(self.builder, INT64(0), count, lanes, INT64) as (start, _):
+            yield self.slice(start, self.builder.sub(count, start))
+
+    def slice(self, start: Any, count: Any) -> Slice:
+        """A register's numbers from ``start`` on; only the first ``count`` of them where that is
+        less than a register has."""
+        lanes = ir.VectorType(INT64, self.kind.lanes)
+        numbers = ir.Constant(lanes, list(range(self.kind.lanes)))
+        mask = self.builder.icmp_signed("<", numbers, self.splat(count).value)
+        return Slice(self, start, mask)
 
 
-def mask_of(builder: Builder, kind: Float, count: Any) -> Any:
-    """The first ``count`` lanes; all where there are fewer."""
-    lanes = ir.VectorType(INT64, kind.lanes)
-    numbers = ir.Constant(lanes, list(range(kind.lanes)))
-    return builder.icmp_signed("<", numbers, splat(builder, kind, count).value)
+class Slice(NamedTuple):
+    """A register's place in arrays; the lanes outside the mask are neither read nor written."""
 
+    program: Program
+    start: Any
+    mask: Any
 
-def load(builder: Builder, kind: Float, pointer: Any, mask: Any, other: float = 0.0) -> Vector:
-    """The numbers at a pointer, ``other`` in the lanes outside the mask, which are not read."""
-    shape = ir.VectorType(kind.type, kind.lanes)
-    place = builder.bitcast(pointer, shape.as_pointer())
-    spare = ir.Constant(shape, [other] * kind.lanes)
-    align = INT32(kind.bits // 8)
-    name = [suffix(shape), "p0"]
-    value = call(builder, "llvm.masked.load", name, shape, [place, align, mask, spare])
-    return Vector(builder, kind, value)
+    def load(self, array: Any, other: float = 0.0) -> Vector:
+        """The numbers of an array; ``other`` outside the mask."""
+        program, shape = self.program, self.program.shape
+        builder, kind = program.builder, program.kind
+        place = builder.bitcast(builder.gep(array, [self.start]), shape.as_pointer())
+        spare = ir.Constant(shape, [other] * kind.lanes)
+        given = [place, INT32(kind.bits // 8), self.mask, spare]
+        value = call(builder, "llvm.masked.load", [suffix(shape), "p0"], shape, given)
+        return Vector(builder, kind, value)
 
+    def store(self, vector: Vector, array: Any) -> None:
+        """Write into an array."""
+        program, shape = self.program, self.program.shape
+        builder, align = program.builder, INT32(program.kind.bits // 8)
+        place = builder.bitcast(builder.gep(array, [self.start]), shape.as_pointer())
+        given = [vector.value, place, align, self.mask]
+        call(builder, "llvm.masked.store", [suffix(shape), "p0"], ir.VoidType(), given)
 
-def store(builder: Builder, vector: Vector, pointer: Any, mask: Any) -> None:
-    """Write the lanes of the mask."""
-    place = builder.bitcast(pointer, vector.type.as_pointer())
-    align = INT32(vector.kind.bits // 8)
-    arguments = [vector.value, place, align, mask]
-    call(builder, "llvm.masked.store", [suffix(vector.type), "p0"], ir.VoidType(), arguments)
+    def add(self, part: Vector, total: Any) -> None:
+        """Add the lanes of the mask to a vector in memory."""
+        added = part.where(self.mask, 0.0) + self.program.vector(total)
+        self.program.builder.store(added.value, total)
 
 
 def float_of(pointer: Any) -> Float:
     return FLOATS[str(pointer.dtype)]
 
 
-@contextmanager
-def registers(builder: Builder, kind: Float, count: Any) -> Iterator[tuple[Any, Any]]:
-    """A loop over ``count`` numbers: where each register starts, and which lanes of it count."""
-    with cgutils.for_range_slice(builder, INT64(0), count, INT64(kind.lanes), INT64) as (start, _):
-        yield start, mask_of(builder, kind, builder.sub(count, start))
+def piece(write: Callable[..., Any], gives_number: bool = False) -> Any:
+    """What compiled code calls, of a function (program, arguments) that writes its instructions.
+
+    Whole numbers are taken as int64, others in the dtype of the first pointer, which is the
+    program's; so is what is returned, if anything.
+    """
+
+    @wraps(write)
+    def typed(context: Any, *given: Any) -> Any:
+        pointers = [one for one in given if isinstance(one, types.CPointer)]
+        number = pointers[0].dtype
+
+        def generate(context: Any, builder: Builder, signature: Any, arguments: Any) -> Any:
+            found = write(Program(builder, float_of(pointers[0])), *arguments)
+            return found if gives_number else context.get_dummy_value()
+
+        def taken(one: Any) -> Any:
+            if isinstance(one, types.Integer):
+                return types.intp
+            return number if isinstance(one, types.Float) else one
+
+        return (number if gives_number else types.void)(*map(taken, given)), generate
+
+    return intrinsic(typed)
 
 
-def zeros(builder: Builder, kind: Float) -> Any:
-    """A vector of zeros in memory, which LLVM turns into a register."""
-    shape = ir.VectorType(kind.type, kind.lanes)
-    place = cgutils.alloca_once(builder, shape)
-    builder.store(ir.Constant(shape, [0.0] * kind.lanes), place)
-    return place
+sum_piece = partial(piece, gives_number=True)
