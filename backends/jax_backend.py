@@ -199,10 +199,8 @@ def _differentiate(
         z, a = forward(network, weights, x)
         loss = mean_loss(network, weights, z[-1], a[-1], target, 0.0) if of_loss else 0.0
         loss = loss + 0.5 * l2 * sum((W**2).sum() for W in weights[0])
-        error = _output_error(network, z[-1], a[-1], target, of_loss)
-        delta = _hidden_errors(network, weights, z, a, error)
-        by_weights = _by_weights(weights, x, a, delta, l2)
-        return loss, z, a, tuple(delta), by_weights, delta[0] @ weights[0][0]
+        delta, by_weights = _by_hand(network, weights, x, z, a, target, of_loss, l2)
+        return loss, z, a, delta, by_weights, delta[0] @ weights[0][0]
 
     def objective(
         weights: Weights, perturbations: tuple[jax.Array, ...], x: jax.Array
@@ -223,34 +221,29 @@ def _differentiate(
     return loss, z, a, by_taps, by_weights, by_x
 
 
-def _output_error(
-    network: MLP, z: jax.Array, a: jax.Array, target: jax.Array, of_loss: bool
-) -> jax.Array:
-    """delta^(L), (m, n_L), for a target y or a cotangent of a. Source: equation (6)."""
+def _by_hand(
+    network: MLP,
+    weights: Weights,
+    x: jax.Array,
+    z: list[jax.Array],
+    a: list[jax.Array],
+    target: jax.Array,
+    of_loss: bool,
+    l2: Any,
+) -> tuple[tuple[jax.Array, ...], Weights]:
+    """delta of every layer, (m, n_l), for y or a cotangent of a; dW and db, with the l2 term.
+
+    Source: equations (6) to (9).
+    """
+    W, b = weights
     f = TIMES_DERIVATIVE[network.output]
-    return OUTPUT_ERRORS[network.loss](f, z, a, target) if of_loss else f(target, z, a)
-
-
-def _hidden_errors(
-    network: MLP, weights: Weights, z: list[jax.Array], a: list[jax.Array], error: jax.Array
-) -> list[jax.Array]:
-    """delta of every layer, (m, n_l), the output's last. Source: equation (7)."""
-    delta = [error]
+    last = z[-1], a[-1]
+    delta = [OUTPUT_ERRORS[network.loss](f, *last, target) if of_loss else f(target, *last)]
     for layer in range(network.layers - 2, -1, -1):
-        name = network.activations[layer]
-        below = delta[0] @ weights[0][layer + 1]
-        delta.insert(0, TIMES_DERIVATIVE[name](below, z[layer], a[layer]))
-    return delta
-
-
-def _by_weights(
-    weights: Weights, x: jax.Array, a: list[jax.Array], delta: list[jax.Array], l2: Any
-) -> Weights:
-    """dW and db, with the l2 term. Source: equations (8) and (9)."""
-    dW = tuple(
-        d.T @ below + l2 * W for d, below, W in zip(delta, [x, *a[:-1]], weights[0], strict=True)
-    )
-    return dW, tuple(d.sum(axis=0) for d in delta) if weights[1] else ()
+        f = TIMES_DERIVATIVE[network.activations[layer]]
+        delta.insert(0, f(delta[0] @ W[layer + 1], z[layer], a[layer]))
+    dW = tuple(d.T @ below + l2 * w for d, below, w in zip(delta, [x, *a[:-1]], W, strict=True))
+    return tuple(delta), (dW, tuple(d.sum(axis=0) for d in delta) if b else ())
 
 
 def _step(
@@ -274,9 +267,7 @@ def _step(
         batch, target = x[rows], y[rows]
         z, a = forward(network, weights, batch)
         loss = mean_loss(network, weights, z[-1], a[-1], target, optimizer.l2)
-        error = _output_error(network, z[-1], a[-1], target, True)
-        delta = _hidden_errors(network, weights, z, a, error)
-        gradients = _by_weights(weights, batch, a, delta, optimizer.l2)
+        _, gradients = _by_hand(network, weights, batch, z, a, target, True, optimizer.l2)
     else:
         loss, gradients = jax.value_and_grad(objective)(weights)
     updates, state = transformation.update(gradients, state, weights)

@@ -6,7 +6,7 @@ It is recorded once, with the very arrays that it works on, and written out as o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -18,6 +18,12 @@ BLOCK_BYTES = 256 * 1024
 in the cache what the first has written there."""
 
 CACHE_LINE = 64
+
+Key = TypeVar("Key")
+Made = TypeVar("Made")
+
+BATCH_SIZES = 2
+"""For so many batch sizes the buffers are kept: the usual one and that of a last, short batch."""
 
 Written = Callable[[Iterable[tuple[Any, ...]]], None]
 """What a plan becomes: makes all its calls once for each tuple of what its slots stand for."""
@@ -34,6 +40,15 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike) -> Array:
     room = np.empty(size * kind.itemsize + CACHE_LINE, np.uint8)
     start = -room.ctypes.data % CACHE_LINE
     return room[start : start + size * kind.itemsize].view(kind).reshape(shape)
+
+
+def latest(kept: dict[Key, Made], key: Key, make: Callable[[], Made]) -> Made:
+    """What is kept under a key, or is made now; only the latest used ``BATCH_SIZES`` stay."""
+    found = kept.pop(key, None)
+    while len(kept) >= BATCH_SIZES:
+        kept.pop(next(iter(kept)))  # a dict's first is the one not used for longest
+    kept[key] = make() if found is None else found
+    return kept[key]
 
 
 class Plan:

@@ -19,7 +19,7 @@ from numba.extending import get_cython_function_address
 
 from bpbench.backend import Backend
 from bpbench.backends import numpy_reference as reference
-from bpbench.backends.numpy_common.plan import CACHE_LINE, empty
+from bpbench.backends.numpy_common.plan import CACHE_LINE, empty, latest
 from bpbench.backends.numpy_compiled import loop
 from bpbench.backends.numpy_compiled.formulas import ACTIVATIONS
 from bpbench.backends.numpy_compiled.kernels import UPDATES
@@ -27,7 +27,7 @@ from bpbench.backends.numpy_compiled.loop import LOSSES, SOFTMAX, train
 from bpbench.backends.numpy_compiled.products import room
 from bpbench.backends.numpy_compiled.vectors import FLOATS, REGISTER_BYTES
 from bpbench.network import MLP, Array, Parameters
-from bpbench.optimizers import SGD, Optimizer
+from bpbench.optimizers import FORMULAS, SGD, Optimizer
 
 BLAS_FROM = 2**22 if REGISTER_BYTES == 64 else 2**21
 """Multiplications of a product (m * n_in * n_out) from which BLAS may take it. With two threads, it
@@ -43,9 +43,6 @@ MULTIPLICATIONS_OF_A_STEP = 1e4
 UPDATE_CODES = {name: code for code, name in enumerate(UPDATES)}
 ONES = {dtype: np.ones(1, dtype) for dtype in ("float32", "float64")}
 CODES = {name: code for code, name in enumerate(ACTIVATIONS)} | {"softmax": SOFTMAX}
-
-BATCH_SIZES = 2
-"""For so many batch sizes the room is kept: the usual one and that of a last, short batch."""
 
 
 @cache
@@ -195,8 +192,7 @@ class CompiledModel(reference.ReferenceModel):
     def start(self, optimizer: Optimizer) -> None:
         self.t = 0
         self.settings = self.backend.formula("optimizer", optimizer.name, OPTIMIZERS)
-        name, _ = self.settings(optimizer, 1)
-        count = {"scaled": 0, "Adam": 2}.get(name, 1)
+        count = FORMULAS[optimizer.name].moments(optimizer)
         if len(self.state) != count:
             self.state = [empty(self.P.size, self.backend.dtype) for _ in range(count)]
         for array in self.state:
@@ -205,7 +201,9 @@ class CompiledModel(reference.ReferenceModel):
     def steps(self, x: Array, y: Array, order: Array, optimizer: Optimizer) -> Array:
         m = order.shape[1]
         name, settings = self.settings(optimizer, m)
-        space = self._space(m, plain=name == "scaled")
+        plain = name == "scaled"
+        made = self.network, self.offsets, self.backend.dtype, m, plain
+        space = latest(self.spaces, (m, plain), lambda: Workspace(*made))
         losses = np.empty(len(order), self.backend.dtype)
         work = m * sum(3 * n_in * n_out for n_in, n_out in pairwise(self.network.sizes))
         chunk = max(1, int(INTERRUPTIBLE / (work + MULTIPLICATIONS_OF_A_STEP)))
@@ -225,16 +223,6 @@ class CompiledModel(reference.ReferenceModel):
             )  # fmt: skip
             self.t += len(part)
         return losses
-
-    def _space(self, m: int, plain: bool) -> Workspace:
-        """The room for batches of m; the latest used is the last, the first one goes."""
-        space = self.spaces.pop((m, plain), None)
-        while len(self.spaces) >= BATCH_SIZES:
-            self.spaces.pop(next(iter(self.spaces)))
-        if space is None:
-            space = Workspace(self.network, self.offsets, self.backend.dtype, m, plain)
-        self.spaces[m, plain] = space
-        return space
 
 
 class NumPyCompiledBackend(Backend):

@@ -18,6 +18,9 @@ from bpbench.network import LEAKY_RELU_SLOPE, Array
 
 # ── Activations: z becomes a in place; an error by a becomes one by z in place ─────────────────
 
+Kept = Any
+"""An array like z where an activation keeps more than a, else None."""
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -31,54 +34,53 @@ class Activation:
         sign: what W and b are stored times: -1 makes the product give -z.
     """
 
-    forward: Callable[[Plan, Array, Array | None], None]
-    backward: Callable[[Plan, Array, Array, Array | None], None]
+    forward: Callable[[Plan, Array, Kept], None]
+    backward: Callable[[Plan, Array, Array, Kept], None]
     keeps: bool = False
     sign: int = 1
 
 
-def _nothing(plan: Plan, *arrays: Array | None) -> None:
+def _nothing(plan: Plan, *arrays: Any) -> None:
     """The identity, and its derivative."""
 
 
-def _sigmoid(plan: Plan, z: Array, kept: Array | None) -> None:
+def _sigmoid(plan: Plan, z: Array, kept: Kept) -> None:
     """1 / (1 + e^-z), where z holds -z already: there is no call for the minus sign."""
     plan.call(np.exp, z, z)
     plan.call(np.add, z, plan.constant(1), z)
     plan.call(np.reciprocal, z, z)
 
 
-def _sigmoid_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+def _sigmoid_error(plan: Plan, error: Array, a: Array, kept: Kept) -> None:
     """error * a (a - 1), the derivative by -z; a is used up."""
     plan.call(np.multiply, error, a, error)
     plan.call(np.subtract, a, plan.constant(1), a)
     plan.call(np.multiply, error, a, error)
 
 
-def _tanh(plan: Plan, z: Array, kept: Array | None) -> None:
+def _tanh(plan: Plan, z: Array, kept: Kept) -> None:
     plan.call(np.tanh, z, z)
 
 
-def _tanh_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+def _tanh_error(plan: Plan, error: Array, a: Array, kept: Kept) -> None:
     """error * (1 - a^2); a is used up."""
     plan.call(np.multiply, a, a, a)
     plan.call(np.subtract, plan.constant(1), a, a)
     plan.call(np.multiply, error, a, error)
 
 
-def _relu(plan: Plan, z: Array, kept: Array | None) -> None:
+def _relu(plan: Plan, z: Array, kept: Kept) -> None:
     plan.call(np.maximum, z, plan.constant(0), out=z)
 
 
-def _relu_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+def _relu_error(plan: Plan, error: Array, a: Array, kept: Kept) -> None:
     mask = plan.scratch(a, "bool")
     plan.call(np.greater, a, plan.constant(0), mask)
     plan.call(np.multiply, error, mask, error)
 
 
-def _leaky_relu(plan: Plan, z: Array, kept: Array | None) -> None:
+def _leaky_relu(plan: Plan, z: Array, kept: Kept) -> None:
     """max(z, slope z); its derivative is max(1[z > 0], slope)."""
-    assert kept is not None
     slope = plan.constant(LEAKY_RELU_SLOPE)
     mask = plan.scratch(z, "bool")
     plan.call(np.greater, z, plan.constant(0), mask)
@@ -86,9 +88,8 @@ def _leaky_relu(plan: Plan, z: Array, kept: Array | None) -> None:
     plan.call(np.multiply, z, kept, z)
 
 
-def _elu(plan: Plan, z: Array, kept: Array | None) -> None:
+def _elu(plan: Plan, z: Array, kept: Kept) -> None:
     """max(z, 0) + (e^min(z, 0) - 1); its derivative is e^min(z, 0)."""
-    assert kept is not None
     low = plan.scratch(z)
     plan.call(np.minimum, z, plan.constant(0), out=low)
     plan.call(np.exp, low, kept)
@@ -97,9 +98,8 @@ def _elu(plan: Plan, z: Array, kept: Array | None) -> None:
     plan.call(np.add, z, low, z)
 
 
-def _softplus(plan: Plan, z: Array, kept: Array | None) -> None:
+def _softplus(plan: Plan, z: Array, kept: Kept) -> None:
     """max(z, 0) + log(1 + e^-|z|), for np.logaddexp takes 80 times as long; f' is the sigmoid."""
-    assert kept is not None
     plan.call(np.negative, z, kept)
     _sigmoid(plan, kept, None)
     tail = plan.scratch(z)
@@ -111,11 +111,10 @@ def _softplus(plan: Plan, z: Array, kept: Array | None) -> None:
     plan.call(np.add, z, tail, z)
 
 
-def _gelu(plan: Plan, z: Array, kept: Array | None) -> None:
+def _gelu(plan: Plan, z: Array, kept: Kept) -> None:
     """z times the normal distribution function; f' adds z times the density to that function."""
     from scipy.special import ndtr  # here, so that only networks with gelu need SciPy's time
 
-    assert kept is not None
     density = plan.scratch(z)
     plan.call(np.multiply, z, z, density)
     plan.call(np.multiply, density, plan.constant(-0.5), density)
@@ -127,9 +126,8 @@ def _gelu(plan: Plan, z: Array, kept: Array | None) -> None:
     plan.call(np.add, kept, density, kept)
 
 
-def _silu(plan: Plan, z: Array, kept: Array | None) -> None:
+def _silu(plan: Plan, z: Array, kept: Kept) -> None:
     """a = z s with the sigmoid s; f' = s + a (1 - s)."""
-    assert kept is not None
     plan.call(np.negative, z, kept)
     _sigmoid(plan, kept, None)
     plan.call(np.multiply, z, kept, z)
@@ -139,7 +137,7 @@ def _silu(plan: Plan, z: Array, kept: Array | None) -> None:
     plan.call(np.add, kept, rest, kept)
 
 
-def _times_kept(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+def _times_kept(plan: Plan, error: Array, a: Array, kept: Kept) -> None:
     """error * f'(z), kept from the forward pass."""
     plan.call(np.multiply, error, kept, error)
 
@@ -149,7 +147,7 @@ def _sum_of_units(plan: Plan, units: Array, total: Any) -> None:
     plan.call(np.ones(len(units), plan.dtype).dot, units, total)
 
 
-def _softmax(plan: Plan, z: Array, kept: Array | None) -> None:
+def _softmax(plan: Plan, z: Array, kept: Kept) -> None:
     """e^(z - max z) over its sum.
 
     A unit is a row, so that the largest is found across rows, entry by entry in vector registers:
@@ -163,7 +161,7 @@ def _softmax(plan: Plan, z: Array, kept: Array | None) -> None:
     plan.call(np.divide, z, total, z)
 
 
-def _softmax_error(plan: Plan, error: Array, a: Array, kept: Array | None) -> None:
+def _softmax_error(plan: Plan, error: Array, a: Array, kept: Kept) -> None:
     """a * (error - sum(error * a)), the product with the whole Jacobian."""
     product, total = plan.scratch(a), plan.empty(a.shape[1])
     plan.call(np.multiply, error, a, product)
@@ -198,7 +196,7 @@ def with_shared_slopes(units: Array, slopes: Array) -> tuple[Activation, Activat
             ``kept`` of each layer must be a part of.
     """
 
-    def last(plan: Plan, z: Array, kept: Array | None) -> None:
+    def last(plan: Plan, z: Array, kept: Kept) -> None:
         _sigmoid(plan, z, kept)
         plan.call(np.subtract, units, plan.constant(1), slopes)
         plan.call(np.multiply, slopes, units, slopes)
@@ -241,7 +239,7 @@ class LastLayer:
 
     activation: Activation
     z: Any
-    kept: Array | None
+    kept: Kept
     delta: Array
     scale: Array
     output: Array | None

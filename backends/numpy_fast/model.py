@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
-from bpbench.backends.numpy_common.plan import Written, empty
+from bpbench.backends.numpy_common.plan import Written, empty, latest
 from bpbench.backends.numpy_fast.kernels import ACTIVATIONS, LOSSES, STEP_SLOTS
 from bpbench.backends.numpy_fast.passes import LayerArrays, Layout, Pass
 from bpbench.backends.numpy_fast.updates import OPTIMIZERS, Update
@@ -35,9 +35,6 @@ CHUNK_STEPS = 64
 
 PREDICTED = 1024
 """Rows that ``predict`` takes at a time, so that its arrays stay small."""
-
-BATCH_SIZES = 2
-"""For so many batch sizes the buffers are kept: the usual one and that of a last, short batch."""
 
 
 class Chunk:
@@ -257,14 +254,8 @@ class FastModel(Model):
 
     def steps(self, x: Array, y: Array, order: Array, optimizer: Optimizer) -> Array:
         assert self.update is not None
-        m = order.shape[1]
-        # the latest used is the last; the one that goes is the first
-        trainer = self.trainers.pop(m, None)
-        while len(self.trainers) >= BATCH_SIZES:
-            self.trainers.pop(next(iter(self.trainers)))
-        if trainer is None:
-            trainer = Trainer(self.network, self.layout, self.P, self.G, self.update, m)
-        self.trainers[m] = trainer
+        made = self.network, self.layout, self.P, self.G, self.update, order.shape[1]
+        trainer = latest(self.trainers, order.shape[1], lambda: Trainer(*made))
         with np.errstate(over="ignore"):  # of the sigmoid's e^-z, which rightly gives 0
             return trainer.run(x, y, order)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from bpbench.backends.numpy_common.plan import Plan, blocks, empty
 from bpbench.network import Array
-from bpbench.optimizers import SGD, Adam, Optimizer, RMSProp
+from bpbench.optimizers import FORMULAS, Adam, RMSProp
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,11 @@ class Formula:
     """How one optimizer is planned.
 
     Attributes:
-        moments: (optimizer): how many arrays of state it keeps.
         plan: (plan, update, P, G, *state): adds the step of P, (n,), by its gradient G, (n,).
         factors: (optimizer, t): for a step that divides by a root, its rate and epsilon; None
             where no number differs from step to step.
     """
 
-    moments: Callable[[Any], int]
     plan: Callable[..., None]
     factors: Callable[[Any, int], tuple[float, float]] | None = None
 
@@ -36,9 +34,10 @@ class Update:
     the smallest array of a step, as ``scale``; Adam's and RMSProp's (1 - beta) to two numbers.
     """
 
-    def __init__(self, optimizer: Optimizer, formula: Formula, size: int, dtype: str) -> None:
+    def __init__(self, optimizer: Any, formula: Formula, size: int, dtype: str) -> None:
         self.optimizer, self.formula = optimizer, formula
-        self.state = [empty(size, dtype) for _ in range(formula.moments(optimizer))]
+        moments = FORMULAS[optimizer.name].moments(optimizer)
+        self.state = [empty(size, dtype) for _ in range(moments)]
         self.changes = formula.factors is not None
         """Whether a step needs ``advance`` before it."""
         self.scale = 1.0 if self.changes else optimizer.learning_rate
@@ -76,7 +75,6 @@ class Update:
 def _sgd(plan: Plan, update: Update, P: Array, G: Array, *state: Array) -> None:
     """G comes times the learning rate."""
     o = update.optimizer
-    assert isinstance(o, SGD)
     if not state:
         plan.call(np.subtract, P, G, P)
         return
@@ -93,7 +91,6 @@ def _sgd(plan: Plan, update: Update, P: Array, G: Array, *state: Array) -> None:
 
 def _rmsprop(plan: Plan, update: Update, P: Array, G: Array, v: Array) -> None:
     o = update.optimizer
-    assert isinstance(o, RMSProp)
     root = plan.scratch(G)
     plan.call(np.multiply, v, plan.constant(o.decay), v)
     plan.call(np.multiply, G, G, root)
@@ -109,7 +106,6 @@ def _rmsprop_factors(o: RMSProp, t: int) -> tuple[float, float]:
 
 def _adam(plan: Plan, update: Update, P: Array, G: Array, m: Array, v: Array) -> None:
     o = update.optimizer
-    assert isinstance(o, Adam)
     plan.call(np.multiply, m, plan.constant(o.beta1), m)
     plan.call(np.add, m, G, m)
     plan.call(np.multiply, G, G, G)
@@ -128,7 +124,7 @@ def _adam_factors(o: Adam, t: int) -> tuple[float, float]:
 
 
 OPTIMIZERS = {
-    "SGD": Formula(lambda o: 1 if o.momentum else 0, _sgd),
-    "RMSProp": Formula(lambda o: 1, _rmsprop, _rmsprop_factors),
-    "Adam": Formula(lambda o: 2, _adam, _adam_factors),
+    "SGD": Formula(_sgd),
+    "RMSProp": Formula(_rmsprop, _rmsprop_factors),
+    "Adam": Formula(_adam, _adam_factors),
 }
