@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,12 +57,22 @@ ACTIVATIONS: dict[str, Any] = {
 }
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Any], Tensor]] = {
-    "half_squared_error": lambda z, y, f: 0.5 * F.mse_loss(f(z), y, reduction="sum") / len(y),
-    "binary_cross_entropy": lambda z, y, f: binary_cross_entropy(z, y) / len(y),
-    "cross_entropy": lambda z, y, f: F.cross_entropy(z, y),
+class Loss(NamedTuple):
+    """The mean over the rows of the last layer's z, a and y; ``of_logits`` where a is not used."""
+
+    mean: Callable[[Tensor, Tensor, Tensor], Tensor]
+    of_logits: bool
+
+
+LOSSES = {
+    "half_squared_error": Loss(
+        lambda z, a, y: 0.5 * F.mse_loss(a, y, reduction="sum") / len(y), of_logits=False
+    ),
+    "binary_cross_entropy": Loss(
+        lambda z, a, y: binary_cross_entropy(z, y) / len(y), of_logits=True
+    ),
+    "cross_entropy": Loss(lambda z, a, y: F.cross_entropy(z, y), of_logits=True),
 }
-"""(z, y, f): the mean over the rows of the loss of the last layer's z, whose activation is f."""
 
 OPTIMIZERS: dict[str, Callable[[Any, list[Tensor]], torch.optim.Optimizer]] = {
     "SGD": lambda o, tensors: torch.optim.SGD(
@@ -88,24 +98,35 @@ def forward(
     x: Tensor,
     perturbations: tuple[Tensor, ...] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """z of every layer and a of the hidden ones, (m, n_l); ``perturbations``, which are zeros, are
-    added to z.
-
-    The last a is left to those who use it: a loss from logits does not.
-    """
+    """z and a of every layer, (m, n_l); ``perturbations``, which are zeros, are added to z."""
     z: list[Tensor] = []
-    a: list[Tensor] = [x]
+    a: list[Tensor] = []
+    below = x
     for layer, name in enumerate(network.activations):
-        linear = F.linear(a[layer], W[layer], b[layer] if b else None)
+        linear = F.linear(below, W[layer], b[layer] if b else None)
         z.append(linear if perturbations is None else linear + perturbations[layer])
-        if layer < network.layers - 1:
-            a.append(ACTIVATIONS[name](z[layer]))
-    return z, a[1:]
+        below = ACTIVATIONS[name](z[layer])
+        a.append(below)
+    return z, a
 
 
-def mean_loss(network: MLP, W: tuple[Tensor, ...], z: Tensor, y: Tensor, l2: float) -> Tensor:
-    """The mean over the rows of the loss of the last layer's z, plus the l2 term."""
-    loss = LOSSES[network.loss](z, y, ACTIVATIONS[network.output])
+def batch_loss(
+    network: MLP, W: tuple[Tensor, ...], b: tuple[Tensor, ...], x: Tensor, y: Tensor, l2: float
+) -> Tensor:
+    """The mean loss of a batch; from logits, where there are some, with no activation of them."""
+    below = x
+    for layer, name in enumerate(network.activations[:-1]):
+        below = ACTIVATIONS[name](F.linear(below, W[layer], b[layer] if b else None))
+    z = F.linear(below, W[-1], b[-1] if b else None)
+    a = z if LOSSES[network.loss].of_logits else ACTIVATIONS[network.output](z)
+    return mean_loss(network, W, z, a, y, l2)
+
+
+def mean_loss(
+    network: MLP, W: tuple[Tensor, ...], z: Tensor, a: Tensor, y: Tensor, l2: float
+) -> Tensor:
+    """The mean over the rows of the loss of the last layer's z and a, plus the l2 term."""
+    loss = LOSSES[network.loss].mean(z, a, y)
     return loss + 0.5 * l2 * sum((w**2).sum() for w in W) if l2 else loss
 
 
@@ -113,11 +134,10 @@ class TorchModel(Model):
     """The parameters as leaf tensors, which every step changes in place."""
 
     backend: TorchBackend
-    W: tuple[Tensor, ...]
-    b: tuple[Tensor, ...]
 
     def __init__(self, backend: TorchBackend, network: MLP, parameters: Parameters) -> None:
-        self._differentiate: Any = partial(_differentiate, network)
+        self.W: tuple[Tensor, ...] = ()
+        self.b: tuple[Tensor, ...] = ()
         super().__init__(backend, network, parameters)
 
     @property
@@ -144,20 +164,30 @@ class TorchModel(Model):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        z, _ = forward(self.network, self.W, self.b, x)
-        return ACTIVATIONS[self.network.output](z[-1])
+        return forward(self.network, self.W, self.b, x)[1][-1]
 
-    @torch.no_grad()
     def differentiate(
         self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
     ) -> Backpropagation[Tensor]:
-        target = cotangent if y is None else y
-        found, loss, z, a = self._differentiate(
-            self.W, self.b, x, target, y is not None, torch.tensor(l2, dtype=x.dtype)
+        x = x.detach().requires_grad_()
+        perturbations = tuple(
+            torch.zeros(len(x), n, dtype=x.dtype, device=x.device, requires_grad=True)
+            for n in self.network.sizes[1:]
         )
-        W, b, delta, by_x = found
+        z, a = forward(self.network, self.W, self.b, x, perturbations)
+        if y is not None:
+            objective = mean_loss(self.network, self.W, z[-1], a[-1], y, l2)
+        else:
+            objective = (cotangent * a[-1]).sum() + 0.5 * l2 * sum((w**2).sum() for w in self.W)
+        found = torch.autograd.grad(objective, [*self.tensors, *perturbations, x])
+        layers, weights = self.network.layers, len(self.tensors)
         return Backpropagation(
-            None if y is None else loss, tuple(z), tuple(a), delta, Gradients(W, b), by_x
+            loss=None if y is None else objective,
+            z=tuple(z),
+            a=tuple(a),
+            delta=found[weights:-1],
+            gradients=Gradients(found[:layers], found[layers:weights]),
+            input_gradient=found[-1],
         )
 
     def start(self, optimizer: Optimizer) -> None:
@@ -168,8 +198,7 @@ class TorchModel(Model):
         losses = []
         for rows in order:
             self.optimizer.zero_grad()
-            z, _ = forward(self.network, self.W, self.b, x[rows])
-            loss = mean_loss(self.network, self.W, z[-1], y[rows], optimizer.l2)
+            loss = batch_loss(self.network, self.W, self.b, x[rows], y[rows], optimizer.l2)
             loss.backward()
             self.optimizer.step()
             losses.append(loss.detach())
@@ -186,7 +215,6 @@ class CompiledTorchModel(TorchModel):
     """
 
     def __init__(self, backend: TorchBackend, network: MLP, parameters: Parameters) -> None:
-        super().__init__(backend, network, parameters)
         options = {
             # the C++ wrapper takes 10 us off each call, and less time to compile than Python's
             "cpp_wrapper": backend.device == "cpu",
@@ -197,11 +225,24 @@ class CompiledTorchModel(TorchModel):
         compiled = partial(torch.compile, fullgraph=True, dynamic=False, options=options)
         self._step = compiled(partial(_step, network))
         self._several_steps = compiled(partial(_several_steps, network))
-        self._differentiate = compiled(self._differentiate)
+        self._differentiate = compiled(partial(_differentiate, network))
+        super().__init__(backend, network, parameters)
 
     def write_parameters(self, parameters: Parameters) -> None:
         self.W = tuple(map(self.upload, parameters.W))
         self.b = tuple(map(self.upload, parameters.b))
+
+    def differentiate(
+        self, x: Tensor, y: Tensor | None, cotangent: Tensor | None, l2: float
+    ) -> Backpropagation[Tensor]:
+        target = cotangent if y is None else y
+        found, loss, z, a = self._differentiate(
+            self.W, self.b, x, target, y is not None, torch.tensor(l2, dtype=x.dtype)
+        )
+        W, b, delta, by_x = found
+        return Backpropagation(
+            None if y is None else loss, tuple(z), tuple(a), delta, Gradients(W, b), by_x
+        )
 
     def start(self, optimizer: Optimizer) -> None:
         moments = self.backend.formula("optimizer", optimizer.name, FORMULAS).moments(optimizer)
@@ -264,10 +305,9 @@ def _differentiate(
         W: tuple[Tensor, ...], b: tuple[Tensor, ...], perturbations: tuple[Tensor, ...], x: Tensor
     ) -> tuple[Tensor, Any]:
         z, a = forward(network, W, b, x, perturbations)
-        output = ACTIVATIONS[network.output](z[-1])
-        loss = mean_loss(network, W, z[-1], target, 0) if of_loss else (target * output).sum()
+        loss = mean_loss(network, W, z[-1], a[-1], target, 0) if of_loss else (target * a[-1]).sum()
         loss = loss + 0.5 * l2 * sum((w**2).sum() for w in W)
-        return loss, (loss, z, [*a, output])
+        return loss, (loss, z, a)
 
     perturbations = tuple(
         torch.zeros(len(x), n, dtype=x.dtype, device=x.device) for n in network.sizes[1:]
@@ -291,8 +331,7 @@ def _step(
     """One step on some rows: new W, b and state, and the loss before it."""
 
     def objective(W: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
-        z, _ = forward(network, W, b, x[rows])
-        return mean_loss(network, W, z[-1], y[rows], optimizer.l2)
+        return batch_loss(network, W, b, x[rows], y[rows], optimizer.l2)
 
     (dW, db), loss = torch.func.grad_and_value(objective, argnums=(0, 1))(W, b)
     before, moments = state
