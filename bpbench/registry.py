@@ -261,4 +261,11 @@ def _checked(kind: Any, name: str) -> type[Backend]:
 
     if not (isinstance(kind, type) and issubclass(kind, Backend)):
         raise UsageError(f"{name} is no subclass of bpbench.Backend")
+    modes = getattr(kind, "modes", None)
+    if not (
+        isinstance(modes, tuple | list) and modes and all(isinstance(mode, str) for mode in modes)
+    ):
+        raise UsageError(
+            f'{name}: modes is {modes!r}; expected names of modes, such as modes = ("default",)'
+        )
     return kind

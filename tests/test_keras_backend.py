@@ -243,7 +243,7 @@ def test_what_keras_has_no_formula_for_is_refused(backend):
     network = MLP((3, 4, 2), output="identity")
     given = initial_parameters(network)
     other = MLP((3, 4, 2), output="identity")
-    object.__setattr__(other, "loss", "absolute_error")
+    object.__setattr__(other, "loss", "unheard_of_loss")
     with pytest.raises(Unsupported, match=f"keras:{ENGINE} has no formula for loss 'absolute_err"):
         backend.model(other, given)
     object.__setattr__(network, "hidden", "cubic")

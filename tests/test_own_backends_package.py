@@ -9,6 +9,7 @@ import sys
 import pytest
 
 MINE = """
+from backends import WHOSE
 from bpbench.backend import Backend
 from bpbench.backends.numpy_reference import ReferenceModel
 
@@ -39,8 +40,8 @@ def folder(tmp_path):
 
 
 def shell(folder, *arguments):
-    # no PYTHONPATH: bpbench is what is installed
-    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # theirs is on the path; bpbench is what is installed
+    bare = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
         [sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=bare
     )

@@ -53,8 +53,10 @@ def complex_loss(network, W, b, x, y, l2=0.0, cotangent=None):
         total = ((a - y) ** 2).sum() / 2
     elif network.loss == "cross_entropy":
         total = -(y * np.log(a)).sum()
-    else:
+    elif network.loss == "binary_cross_entropy":
         total = -(y * np.log(a) + (1 - y) * np.log(1 - a)).sum()
+    else:
+        raise NotImplementedError(f"write {network.loss} here, independently of its row")
     return total / len(x) + 0.5 * l2 * sum((w**2).sum() for w in W)
 
 

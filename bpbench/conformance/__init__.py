@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from bpbench.conformance.contract import Contract, Subject
+from bpbench.conformance.contract import Contract, Subject, lacking
 from bpbench.conformance.results import CONTRACTS as OF_RESULTS
 from bpbench.conformance.training import CONTRACTS as OF_TRAINING
 from bpbench.errors import Unsupported, UsageError, unknown
@@ -182,5 +182,10 @@ def conform(
     if not tried:
         reasons = "; ".join(dict.fromkeys(unsupported.values()))
         raise UsageError(f"no combination of mode, device and dtype could be tried: {reasons}")
+    for way, subject in {contract.way: contract.subject for contract in asked}.items():
+        if way not in unsupported and not any(one.faults for one in tried if one.way == way):
+            missing = lacking(subject)
+            if missing:
+                unsupported[way] = f"there is no formula for {', '.join(missing)}"
     name = backend if isinstance(backend, str) else backend.__name__
     return ConformanceReport(name, tuple(tried), tuple(unsupported.items()))

@@ -13,7 +13,7 @@ from bpbench.activations import hidden_activations
 from bpbench.backend import Backend, Model
 from bpbench.errors import Unsupported
 from bpbench.losses import LOSSES
-from bpbench.network import MLP, Array, Parameters
+from bpbench.network import MLP, Array, Parameters, initial_parameters
 from bpbench.verify.diagnose.probe import Probe, draw
 
 
@@ -30,6 +30,14 @@ class Subject:
         """A fresh model."""
         backend = self.kind(mode=self.mode, device=self.device, dtype=self.dtype)
         return backend.model(network, parameters)
+
+    def refuses(self, network: MLP) -> bool:
+        """Whether the backend has no formula for something in a network."""
+        try:
+            self.model(network, initial_parameters(network))
+        except Unsupported:
+            return True
+        return False
 
     def __str__(self) -> str:
         return f"{self.mode}, {self.device}, {self.dtype}"
@@ -109,12 +117,31 @@ CORNERED = MLP((5, 6, 7, 3), ("relu", "leaky_relu"), "identity")
 TRAINED = MLP((5, 7, 3), "tanh", "softmax", "cross_entropy")
 
 
-def every_network() -> list[MLP]:
-    """Every hidden activation, one above the other, every loss, and what those leave out."""
-    hidden = hidden_activations()
+def every_network(refused: Callable[[MLP], bool] = lambda network: False) -> list[MLP]:
+    """Every hidden activation, one above the other, every loss, and what those leave out.
+
+    Args:
+        refused: whether a backend lacks what a network needs; one activation or loss that it lacks
+            leaves out nothing else.
+    """
+    hidden = tuple(name for name in hidden_activations() if not refused(_with_hidden(name)))
     tower = MLP((6, *(5 + i % 6 for i in range(len(hidden))), 3), hidden, "identity")
-    losses = [MLP((7, 5, 4), "tanh", row.output, name) for name, row in LOSSES.items()]
-    return [tower, BINARY, SQUARED, *losses]
+    losses = map(_with_loss, LOSSES)
+    return [tower, *(network for network in (BINARY, SQUARED, *losses) if not refused(network))]
+
+
+def lacking(subject: Subject) -> list[str]:
+    """The hidden activations and the losses that a backend refuses."""
+    hidden = [name for name in hidden_activations() if subject.refuses(_with_hidden(name))]
+    return [*hidden, *(name for name in LOSSES if subject.refuses(_with_loss(name)))]
+
+
+def _with_hidden(name: str) -> MLP:
+    return MLP((2, 2, 2), name)
+
+
+def _with_loss(name: str) -> MLP:
+    return MLP((7, 5, 4), "tanh", LOSSES[name].output, name)
 
 
 def case(network: MLP, samples: int = 6, seed: int = 0, l2: float = 0.0) -> Probe:

@@ -86,7 +86,11 @@ def _off(
 
 @contract("loss, z, a, delta, gradients and input gradient are right")
 def _right_everywhere(subject: Subject) -> list[str]:
-    faults = [fault for network in every_network() for fault in _off(subject, case(network, 4))]
+    faults = [
+        fault
+        for network in every_network(subject.refuses)
+        for fault in _off(subject, case(network, 4))
+    ]
     return [*_diagnosed(subject, 0.0), *faults] if faults else []
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 KERAS_ENGINES = ("jax", "tensorflow", "torch")
@@ -43,7 +45,15 @@ def worker_environment(
 
 
 def with_own_package(environment: Mapping[str, str]) -> dict[str, str]:
-    """The same environment, in which Python finds the very bpbench that is running now."""
-    root = str(Path(__file__).resolve().parents[2])
-    path = [root, environment.get("PYTHONPATH", "")]
+    """The same environment, in which Python finds the very bpbench that is running now.
+
+    Where an editable installation leads to it, its folder stays off the path, and so does
+    ``backends`` beside it, which somebody's own package of that name would be taken for.
+    """
+    package = Path(__file__).resolve().parents[1]
+    others = [finder for finder in sys.meta_path if finder is not PathFinder]
+    found = [finder.find_spec("bpbench", None) for finder in others]
+    if any(spec is not None and spec.origin == str(package / "__init__.py") for spec in found):
+        return dict(environment)
+    path = [environment.get("PYTHONPATH", ""), str(package.parent)]
     return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, path))}
