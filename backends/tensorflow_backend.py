@@ -19,7 +19,7 @@ import tensorflow as tf
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
-from bpbench.optimizers import FORMULAS, Adam, Optimizer, step
+from bpbench.optimizers import FORMULAS, Optimizer, step
 
 
 def _gelu(z: tf.Tensor) -> tf.Tensor:
@@ -135,11 +135,12 @@ class TensorFlowModel(Model):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        moments = self.backend.formula("optimizer", optimizer.name, FORMULAS).moments(optimizer)
+        formula = self.backend.formula("optimizer", optimizer.name, FORMULAS)
+        moments = formula.moments(optimizer)
         with tf.device(self.backend.place):
             zeros = [(tf.zeros_like(p),) * moments for p in (*self.W, *self.b)]
-            # a count that only Adam asks for would cost the others time in every turn of the loop
-            t = tf.constant(0.0, tf.float64) if isinstance(optimizer, Adam) else ()
+            # a count that nobody asks for would cost time in every turn of the loop
+            t = tf.constant(0.0, tf.float64) if formula.counts else ()
             self.state = (t, tuple(zeros))
 
     def steps(
@@ -186,7 +187,7 @@ def _step(
         loss = mean_loss(network, W, z[-1], a[-1], y, optimizer.l2)
     dW, db = tape.gradient(loss, (W, b))
     t, moments = state
-    t = t + 1 if isinstance(optimizer, Adam) else t
+    t = t + 1 if FORMULAS[optimizer.name].counts else t
 
     def correction(beta: float) -> tf.Tensor:
         return tf.cast(1 - beta**t, x.dtype)

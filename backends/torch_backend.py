@@ -19,7 +19,7 @@ from torch import Tensor
 from bpbench.backend import Backend, Backpropagation, Gradients, Model
 from bpbench.errors import Unsupported
 from bpbench.network import LEAKY_RELU_SLOPE, MLP, Array, Parameters
-from bpbench.optimizers import FORMULAS, Adam, Optimizer, step
+from bpbench.optimizers import FORMULAS, Optimizer, step
 
 
 def elu(z: Tensor) -> Tensor:
@@ -245,12 +245,14 @@ class CompiledTorchModel(TorchModel):
         )
 
     def start(self, optimizer: Optimizer) -> None:
-        moments = self.backend.formula("optimizer", optimizer.name, FORMULAS).moments(optimizer)
+        formula = self.backend.formula("optimizer", optimizer.name, FORMULAS)
         # the step count is a tensor, so that it is no constant of the compiled code; like every
-        # tensor of the state it costs time in every call, so only Adam, which counts, has it
+        # tensor of the state it costs time in every call, so only a formula that counts has it
         t = torch.zeros((), dtype=torch.float64, device=self.backend.device)
-        zeros = [[torch.zeros_like(p) for p in self.tensors] for _ in range(moments)]
-        self.state: Any = (t if isinstance(optimizer, Adam) else None, zeros)
+        zeros = [
+            [torch.zeros_like(p) for p in self.tensors] for _ in range(formula.moments(optimizer))
+        ]
+        self.state: Any = (t if formula.counts else None, zeros)
 
     @torch.no_grad()
     def steps(self, x: Tensor, y: Tensor, order: Tensor, optimizer: Optimizer) -> Tensor:

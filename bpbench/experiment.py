@@ -22,7 +22,7 @@ from bpbench.cells import DEFAULT_MODE, QUESTIONS, Cell, Initial, Point, check_w
 from bpbench.datasets import Dataset
 from bpbench.errors import UsageError, unknown
 from bpbench.network import MLP
-from bpbench.optimizers import Optimizer
+from bpbench.optimizers import OPTIMIZERS, Optimizer
 from bpbench.registry import BUILT_IN, entry_points, load_file, modes_of, split_mode
 
 DTYPES = ("float32", "float64")
@@ -268,6 +268,8 @@ def _point(experiment: Experiment, values: dict[str, Any]) -> Point:
         changed = {name: value for name, value in inner.items() if name in MLP_FIELDS}
         made["network"] = _reshaped(replace(network, **changed), inner)
     if isinstance(optimizer, Optimizer):
+        if optimizer.name not in OPTIMIZERS:
+            raise unknown(f"Experiment {experiment.name!r}: optimizer", optimizer.name, OPTIMIZERS)
         of_optimizer = {k: v for k, v in inner.items() if k not in (*MLP_FIELDS, *SHAPES)}
         for name in of_optimizer.keys() - {f.name for f in fields(optimizer)}:
             raise UsageError(

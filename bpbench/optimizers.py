@@ -57,8 +57,10 @@ class Optimizer:
 
     @property
     def name(self) -> str:
-        """What tables of formulas have it under."""
-        return type(self).__name__
+        """What tables of formulas have it under: a class that only looks like another has none."""
+        kind = type(self)
+        known = OPTIMIZERS.get(kind.__name__) is kind
+        return kind.__name__ if known else f"{kind.__module__}.{kind.__qualname__}"
 
     def describe(self) -> dict[str, Any]:
         """The fields as plain data, with the name; ``from_description`` makes it again."""
@@ -131,7 +133,7 @@ def entry_for(optimizer: Optimizer, table: Mapping[type[Optimizer], T], what: st
     kind = type(optimizer)
     if kind not in table:
         known = ", ".join(sorted(one.__name__ for one in table))
-        raise UsageError(f"{what} has no formula for {kind.__name__}; it has those for {known}")
+        raise UsageError(f"{what} has no formula for {optimizer.name}; it has those for {known}")
     return table[kind]
 
 
@@ -186,16 +188,18 @@ class Formula(NamedTuple):
     Attributes:
         moments: how many tensors, each shaped like the parameter, it keeps of one parameter.
         step: see ``step``.
+        counts: whether it asks for ``correction``, which counts steps.
     """
 
     moments: Callable[[Any], int]
     step: Callable[..., tuple[Tensor, Moments]]
+    counts: bool = False
 
 
 FORMULAS = {
     "SGD": Formula(lambda o: 1 if o.momentum else 0, _sgd),
     "RMSProp": Formula(lambda o: 1, _rmsprop),
-    "Adam": Formula(lambda o: 2, _adam),
+    "Adam": Formula(lambda o: 2, _adam, counts=True),
 }
 
 
@@ -209,8 +213,9 @@ def step(
         moments: what the step before returned: () or (v,) or (m, v), each shaped like g; before
             the first step as many zeros as ``FORMULAS`` tells.
         sqrt: the framework's square root.
-        correction: beta -> 1 - beta^t for the step count t, from 1, in the dtype of g; only Adam
-            asks for it. How it is computed without losing digits is for the framework to say.
+        correction: beta -> 1 - beta^t for the step count t, from 1, in the dtype of g, for a
+            formula that ``counts``. How to compute it without losing digits is for the framework to
+            say.
 
     Returns:
         What is to be taken from the parameter, shaped like g, and the moments after the step.

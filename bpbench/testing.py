@@ -37,7 +37,7 @@ def assert_gradients_right(network: MLP, my_gradients: Callable[..., Any], **opt
 
 
 def assert_backend_conforms(backend: str | type[Backend], **options: Any) -> None:
-    """Fail, naming every fault, unless a backend keeps all that the interface promises.
+    """Fail, naming every fault, unless a backend keeps all contracts of the interface.
 
     Args:
         backend: a class, a name, or "path.py:Class".

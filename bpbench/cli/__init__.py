@@ -27,7 +27,7 @@ COMMANDS = {
     "report": "Make a report from result files.",
     "compare": "Compare the timings of two runs.",
     "check": "Are your own gradients right, and if not, why?",
-    "conform": "Does your backend keep what the interface promises?",
+    "conform": "Does your backend keep the contracts of the interface?",
 }
 """The commands in the order of the help, which imports none of them."""
 

@@ -1,4 +1,4 @@
-"""``bpbench conform``: does a backend keep all that the interface promises?"""
+"""``bpbench conform``: does a backend keep the contracts of the interface?"""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 def command(
     backend: str, modes: tuple[str, ...], json_: bool, quiet: bool, verbose: bool, **where: Any
 ) -> int:
-    """Does a backend keep all that the interface promises?
+    """Does a backend keep the contracts of the interface?
 
     Its gradients and its training by every optimizer are compared with the truth. The arrays that
     it returns must be the caller's own, and what was passed in must not change. What is broken is

@@ -1,4 +1,4 @@
-"""Is a backend a good citizen? Everything that the interface promises, tried one by one.
+"""Does a backend keep the contracts of the interface? They are tried one by one.
 
 A contract is a sentence about what a backend does; keeping it is tried on small networks, against
 the truth where there is one, and what breaks it is named: not only that training is wrong, but that
@@ -44,7 +44,8 @@ class ConformanceReport:
     """What became of every contract of one backend.
 
     Attributes:
-        left_out: each mode, device and dtype that the backend says it cannot do, and why.
+        left_out: each mode, device and dtype, or contract, that the backend says it cannot do, and
+            why.
     """
 
     backend: str
@@ -162,7 +163,8 @@ def conform(
     """Try every contract of a backend; see ``contracts`` for the arguments.
 
     A combination of mode, device and dtype that the backend says it cannot do (``Unsupported``) is
-    left out; nothing else that it raises ends the suite.
+    left out, and so is one contract for which it lacks a formula; the report names both. Nothing
+    else that it raises ends the suite.
 
     Args:
         progress: told, after each contract, how many of how many are done and what became of it.
@@ -176,7 +178,8 @@ def conform(
         try:
             tried.append(Tried(contract.sentence, contract.way, tuple(contract.keep())))
         except Unsupported as error:
-            unsupported[contract.way] = str(error)
+            whole = not contract.subject.exists()
+            unsupported[contract.way if whole else str(contract)] = str(error)
         else:
             progress(done, len(asked), tried[-1])
     if not tried:

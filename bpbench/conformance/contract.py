@@ -31,6 +31,14 @@ class Subject:
         backend = self.kind(mode=self.mode, device=self.device, dtype=self.dtype)
         return backend.model(network, parameters)
 
+    def exists(self) -> bool:
+        """Whether the backend can be had in this way at all."""
+        try:
+            self.kind(mode=self.mode, device=self.device, dtype=self.dtype)
+        except Unsupported:
+            return False
+        return True
+
     def refuses(self, network: MLP) -> bool:
         """Whether the backend has no formula for something in a network."""
         try:

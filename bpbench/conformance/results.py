@@ -29,7 +29,7 @@ from bpbench.verify.diagnose.probe import Probe, at_zero, saturated
 from bpbench.verify.verdict import judge
 
 CONTRACTS: list[tuple[str, Test]] = []
-"""What a backend promises of its results: the sentence, and how it is tried."""
+"""The contracts of a backend's results: the sentence, and how it is tried."""
 contract = kept_in(CONTRACTS)
 L2 = 0.125
 

@@ -17,7 +17,7 @@ from bpbench.verify.diagnose.probe import Probe
 from bpbench.verify.verdict import judge, judge_training
 
 CONTRACTS: list[tuple[str, Test]] = []
-"""What a backend promises of its training: the sentence, and how it is tried."""
+"""The contracts of a backend's training: the sentence, and how it is tried."""
 contract = kept_in(CONTRACTS)
 ASKED: dict[type[Optimizer], tuple[Optimizer, ...]] = {
     SGD: (

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Outcome:
     """What a cell came to, before it is a row."""
 
     status: Status = "ok"
@@ -37,7 +37,7 @@ class Attempt:
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: float = 0.0
 
-    def go_on(self, workers: Workers, work: Callable[[], T]) -> T | Answer:
+    def go_on(self, workers: Workers, work: Callable[[], T]) -> T | Outcome:
         """Do some work with the cell's worker; its answer, or how the worker ended."""
         start = time.monotonic()
         try:
@@ -45,7 +45,7 @@ class Attempt:
         finally:
             self.seconds += time.monotonic() - start
         if isinstance(found, CellEnded):
-            return Answer(found.status, found.say, stderr=found.stderr)
+            return Outcome(found.status, found.say, stderr=found.stderr)
         return found
 
 
@@ -53,4 +53,4 @@ class Ended(NamedTuple):
     """A cell that has ended, well or not."""
 
     attempt: Attempt
-    answer: Answer
+    answer: Outcome

@@ -13,7 +13,7 @@ import numpy as np
 
 from bpbench.cells import Cell, Point
 from bpbench.execute import protocol
-from bpbench.execute.attempt import Answer
+from bpbench.execute.attempt import Outcome
 from bpbench.execute.given import File, Given, full_batches, pieces, short_batch, total_digest
 from bpbench.execute.process import AnyWorker, CellEnded
 from bpbench.network import Array, Parameters
@@ -164,7 +164,7 @@ class Asker:
 # ── verify ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def verify(asker: Asker) -> Answer:
+def verify(asker: Asker) -> Outcome:
     """Is one backpropagation right, and are a few steps of training?"""
     asker.ready()
     order = asker.point.order(asker.cell.seed)
@@ -181,7 +181,7 @@ def verify(asker: Asker) -> Answer:
         "max_scaled_error": max(compared, default=None),
     }
     status, say = verdict_of(report, training)
-    return Answer(status, say, measured, given_digest=asker.given_digest)
+    return Outcome(status, say, measured, given_digest=asker.given_digest)
 
 
 def verdict_of(report: Report, training: Report | None = None) -> tuple[Status, str]:
@@ -227,7 +227,7 @@ def _judged(asker: Asker, calls: Sequence[Array]) -> Report:
 # ── train ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
+def train(asker: Asker, advanced: Callable[[int, int], None]) -> Outcome:
     """A whole training from one seed."""
     asker.ready()
     order = asker.point.order(asker.cell.seed)
@@ -246,7 +246,7 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
     beginning = full_batches(order, min(whole, asker.judged_steps))
     wrong = asker.wrong_training(beginning, losses, done)
     if wrong:
-        return Answer("wrong", f"wrong training: {wrong}", given_digest=asker.given_digest)
+        return Outcome("wrong", f"wrong training: {wrong}", given_digest=asker.given_digest)
     measured = {
         "steps": done,
         "first_loss": float(losses[0]),
@@ -267,7 +267,7 @@ def train(asker: Asker, advanced: Callable[[int, int], None]) -> Answer:
     else:
         measured["accuracy"] = _accuracies(asker)
     arrays = {"losses": losses, **final.arrays}
-    return Answer(status, say, measured, arrays, asker.given_digest)
+    return Outcome(status, say, measured, arrays, asker.given_digest)
 
 
 def _curve(losses: Array) -> list[list[float]]:

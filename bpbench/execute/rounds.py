@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from bpbench.cells import Cell, Point
-from bpbench.execute.attempt import Answer, Ended
+from bpbench.execute.attempt import Ended, Outcome
 from bpbench.execute.given import Given
 from bpbench.execute.options import RunOptions
 from bpbench.execute.progress import Progress
@@ -114,7 +114,7 @@ class Rounds:
             yield from self._go_on(side, timing, timing.close)
 
     def _go_on(
-        self, side: SideBySide, timing: Timing, work: Callable[[], Answer | None]
+        self, side: SideBySide, timing: Timing, work: Callable[[], Outcome | None]
     ) -> Iterator[Ended]:
         """Go one step on with a cell, which may end it."""
         answer = timing.attempt.go_on(self.workers, work)
@@ -122,11 +122,11 @@ class Rounds:
             del side.timings[timing.cell]
             yield Ended(timing.attempt, answer)
 
-    def _unless_lost(self, part: P, work: Callable[[], Answer | None], name: str = "") -> P | None:
+    def _unless_lost(self, part: P, work: Callable[[], Outcome | None], name: str = "") -> P | None:
         """The same part of a timing, or None where it ends by going one step on: no cell's end."""
         return None if self.workers.attempt(part.place, work, name) else part
 
-    def _prepare(self, side: SideBySide, timing: Timing, name: str = "") -> Answer | None:
+    def _prepare(self, side: SideBySide, timing: Timing, name: str = "") -> Outcome | None:
         like = self.options.blocks_like.get(timing.cell.backend)
         # what a call costs, whatever it does, is shared out among as many steps as the other's
         same = (other.steps for cell, other in side.timings.items() if spec(cell) == like)

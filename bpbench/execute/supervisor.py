@@ -18,7 +18,7 @@ from typing import Any
 
 from bpbench.cells import Cell, Point
 from bpbench.errors import UsageError
-from bpbench.execute.attempt import Answer, Attempt, Ended
+from bpbench.execute.attempt import Attempt, Ended, Outcome
 from bpbench.execute.given import Given
 from bpbench.execute.local import LocalWorker
 from bpbench.execute.options import RunOptions
@@ -205,14 +205,14 @@ class Supervisor:
         yield from Rounds(self.workers, self.given, self.progress, self.options).time(timed)
         self.given.forget()
 
-    def _answer(self, cell: Cell) -> Answer:
+    def _answer(self, cell: Cell) -> Outcome:
         """Have a cell verified or trained."""
         asker = Asker(self.workers.at(Place.of(cell)), self.given, cell)
         if cell.question == "verify":
             return verify(asker)
         return train(asker, partial(self.progress.advanced, cell))
 
-    def _refused(self, cell: Cell, done: str) -> Answer | None:
+    def _refused(self, cell: Cell, done: str) -> Outcome | None:
         """What is to be said of a cell whose backend has been found wrong."""
         status, say = self.verdicts.get((cell.point, Place.of(cell)), ("", ""))
-        return Answer("wrong", f"not {done}: {say}") if status == "wrong" else None
+        return Outcome("wrong", f"not {done}: {say}") if status == "wrong" else None

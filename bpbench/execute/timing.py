@@ -13,7 +13,7 @@ import numpy as np
 
 from bpbench.cells import Cell
 from bpbench.execute import protocol
-from bpbench.execute.attempt import Answer, Attempt
+from bpbench.execute.attempt import Attempt, Outcome
 from bpbench.execute.given import full_batches
 from bpbench.execute.process import AnyWorker, Place
 from bpbench.execute.questions import Asker, verdict_of
@@ -52,7 +52,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Beside:
-    """What was measured in the same rounds as a backend, to hold it against.
+    """What was measured in the same rounds as a backend, to compare it with.
 
     Attributes:
         timing: the same for all that share the rounds.
@@ -125,7 +125,7 @@ class Timing:
         self._asker: Asker | None = None
         self._given_digest = ""
 
-    def prepare(self, asker: Asker) -> Answer | None:
+    def prepare(self, asker: Asker) -> Outcome | None:
         """Size the block of steps in a fresh worker and judge what it computes; an answer where it
         may not be timed."""
         self._asker = asker
@@ -164,7 +164,7 @@ class Timing:
             self.processes[-1]["peak_device_bytes"] = reply["peak_device_bytes"]
         self._given_digest = self._asker.given_digest
 
-    def answer(self, beside: Beside) -> Answer:
+    def answer(self, beside: Beside) -> Outcome:
         """What all the samples say together."""
         series, point = self.series, self.cell.point
         times = series.undisturbed
@@ -197,7 +197,7 @@ class Timing:
             **_noise(series, beside),
         }
         say = statistics.overuse(self.cell.threads, observed) if self.cell.device == "cpu" else ""
-        return Answer(say=say, measured=measured, given_digest=self._given_digest)
+        return Outcome(say=say, measured=measured, given_digest=self._given_digest)
 
     def _warm_up(self, keep: bool = False) -> None:
         self.warmups.append(float(self._ask(keep)["wall"]) / self.steps)
@@ -207,9 +207,9 @@ class Timing:
         assert asker is not None
         return asker.worker.ask("sample", parameters=str(asker.parameters_file.path), keep=keep)
 
-    def _refused(self, say: str) -> Answer:
+    def _refused(self, say: str) -> Outcome:
         assert self._asker is not None
-        return Answer("wrong", say, given_digest=self._asker.given_digest)
+        return Outcome("wrong", say, given_digest=self._asker.given_digest)
 
 
 def mark_disturbed(all_series: Sequence[Series]) -> None:

@@ -291,7 +291,9 @@ def _only_there(
 
 
 def _doubted(finding: Finding) -> Finding:
-    """The same finding beside another possible cause."""
+    """The same finding beside another possible cause, where it has one at all."""
+    if finding.certainty == "unexplained":
+        return finding
     return replace(finding, certainty="possible", why="", alternatives=("clipping",))
 
 

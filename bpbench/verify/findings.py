@@ -22,7 +22,12 @@ Certainty = Literal["certain", "likely", "possible", "unexplained"]
 """Whether this is what happened, whether something speaks against it ("likely"), whether other
 things would explain as much ("possible"), or whether nothing known explains it.
 """
-_SURE = {"certain": "Certain", "likely": "Likely, not certain", "possible": "Possible"}
+_SURE = {
+    "certain": "Certain",
+    "likely": "Likely, not certain",
+    "possible": "Possible",
+    "unexplained": "Not explained",
+}
 _SHOWN = 3
 """So many alternatives are written out."""
 
@@ -50,6 +55,10 @@ class Finding:
     why: str = ""
     alternatives: tuple[str, ...] = ()
     where: str = ""
+
+    def __post_init__(self) -> None:
+        if self.certainty not in _SURE:
+            raise ValueError(f"certainty is {self.certainty!r}; expected one of {[*_SURE]}")
 
     @property
     def certain(self) -> bool:

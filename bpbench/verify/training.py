@@ -1,4 +1,4 @@
-"""Are a few steps of training right? Their losses and the final parameters, held against the truth.
+"""Are a few steps of training right? Losses and final parameters, compared with the truth.
 
 The truth is trained in a higher precision (``simulation``); every loss and every parameter must be
 within 8 standard deviations of rounding of it.

@@ -1,4 +1,4 @@
-"""Is a backpropagation right? What was found, held against the truth within the tolerance.
+"""Is a backpropagation right? What was found, compared with the truth within the tolerance.
 
 "right": every entry is within 8 standard deviations of rounding of the truth. "wrong": one is not,
 or nan, another shape, dtype or count came back. "vacuous": a tensor is zero, so nothing was tested

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, cast
 
 import numpy as np
 
-from bpbench.activations import ACTIVATIONS
+from bpbench.activations import ACTIVATIONS, Activation
 from bpbench.arithmetic import Array
+from bpbench.errors import unknown
 
 Function = Callable[[Array], tuple[Array, Array | None]]
 """z -> f(z) and f'(z); None where f does not work entry by entry."""
@@ -64,8 +67,26 @@ def _softsign(z: Array) -> tuple[Array, Array]:
     return z / (1 + np.abs(z)), 1 / (1 + np.abs(z)) ** 2
 
 
-FUNCTIONS: Mapping[str, Function] = {
-    **{name: row.careful for name, row in ACTIVATIONS.items()},
+class _OfRows(Mapping[str, Any]):
+    """One fact of each activation, as the rows have it now; rows without it are left out."""
+
+    def __init__(self, fact: Callable[[Activation], Any]) -> None:
+        self.fact = fact
+
+    def __getitem__(self, name: str) -> Any:
+        value = self.fact(ACTIVATIONS[name])
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, row in ACTIVATIONS.items() if self.fact(row) is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_TAKEN_FOR_THEM: dict[str, Function] = {
     "gelu by its tanh form": _gelu_by_tanh,
     "leaky_relu of slope 0.1": _leaky(0.1),
     "leaky_relu of slope 0.2": _leaky(0.2),
@@ -81,13 +102,12 @@ FUNCTIONS: Mapping[str, Function] = {
     "1.7159 tanh(2z/3)": _scaled_tanh,
     "softsign": _softsign,
 }
-"""The activations of bpbench, and others that people take for them."""
+FUNCTIONS: Mapping[str, Function] = ChainMap(
+    _TAKEN_FOR_THEM, cast(dict[str, Function], _OfRows(lambda row: row.careful))
+)
+"""The activations of bpbench, and then others that people take for them."""
 
-OF_OUTPUT: Mapping[str, Callable[[Array], Array]] = {
-    name: row.slope_of_output
-    for name, row in ACTIVATIONS.items()
-    if row.slope_of_output is not None
-}
+OF_OUTPUT: Mapping[str, Callable[[Array], Array]] = _OfRows(lambda row: row.slope_of_output)
 """f' written as a formula of a = f(z), which goes wrong when it is given z."""
 
 
@@ -97,7 +117,10 @@ def function_of(name: str) -> Function:
         return _twice(FUNCTIONS[name.removesuffix(" twice")])
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    return _softmax_over({"softmax over the samples": 0, "softmax over everything": None}[name])
+    over = {"softmax over the samples": 0, "softmax over everything": None}
+    if name not in over:
+        raise unknown("activation", name, [*FUNCTIONS, *over])
+    return _softmax_over(over[name])
 
 
 def _twice(f: Function) -> Function:

@@ -46,17 +46,20 @@ def output_deltas(c: Context) -> Iterator[Guess]:
         for number, each in enumerate(slopes(c.at(c.error))):
             if number or each.mistakes:
                 yield Guess(each.mistakes, c.error * each.value)
-        yield from errors(c)
+        if c.of_difference:
+            yield from errors(c)
     else:
         yield from guesses(ENTROPY, c)
         yield from _bent_entropies(c)
         yield from guesses(ENTROPY_LATE, c)
     yield from guesses(JACOBIANS, c)
     yield from guesses(SHAPES, c.delta, what="delta")
-    for each in guesses(LABELS, c):
-        yield Guess(each.mistakes, c.erring((c.o - each.value) / c.m))
+    if c.of_difference:
+        for each in guesses(LABELS, c):
+            yield Guess(each.mistakes, c.erring((c.o - each.value) / c.m))
     yield from guesses(SAMPLES, c.delta)
-    yield from guesses(LAST, c)
+    if c.of_difference:
+        yield from guesses(LAST, c)
 
 
 def _bent_entropies(c: Context) -> Iterator[Guess]:

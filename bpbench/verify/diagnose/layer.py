@@ -70,7 +70,7 @@ def layer_of(case: Case, chain: Chain, index: int) -> Layer:
         dW.append(rest if np.abs(rest).max(initial=0) > noise else np.zeros_like(rest))
     db = tuple(answer.b[index] for answer in case.answers if answer.b)
     if not all(map(usable, db)):
-        db = ()  # its form is wrong, and said to be
+        db = ()  # its form is wrong, which is a finding
     sizes = case.quantities(index)
     evidence = LayerEvidence(tuple(dW), db, chain.inputs[index], sizes, case.tolerance)
     return Layer(case, chain, index, contexts, right, errors, evidence)

@@ -33,7 +33,7 @@ GRADIENT_ZERO = kind(
 def explain_layer(case: Case, chain: Chain, index: int) -> list[Chain]:
     """The chain with a layer explained, in every way that is worth following."""
     layer = layer_of(case, chain, index)
-    if not case.usable(index):  # its form is wrong, and said to be
+    if not case.usable(index):  # its form is wrong, which is a finding
         return [layer.explained([], 0, layer.right)]
     if all(layer.evidence.exact(layer.right)):
         decayed = layer.decayed(chain.scale)
@@ -57,7 +57,8 @@ def _guesses(layer: Layer) -> list[list[Guess]]:
     if implied is not None:
         clipped = clipped_to("delta", implied, layer.right)
         for c, of_probe, delta, clip in zip(layer.contexts, guesses, implied, clipped, strict=True):
-            of_probe += [paired_otherwise(c, delta), *clip] if c.last else clip
+            paired = [paired_otherwise(c, delta)] if c.last and c.of_difference else []
+            of_probe += [*paired, *clip]
     return guesses
 
 

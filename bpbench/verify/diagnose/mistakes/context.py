@@ -129,6 +129,11 @@ class Context:
         return np.asarray((self.o - self.y) / self.m)  # as it is done whatever the output is
 
     @cached_property
+    def of_difference(self) -> bool:
+        """Whether what the loss has there is a - y over m, which mistakes with y are made in."""
+        return bool(np.allclose(self.error, (self.o - self.y) / self.m, rtol=1e-6, atol=1e-12))
+
+    @cached_property
     def loss_slope(self) -> Array:
         """dL/da of the mean loss as it is written down, (m, n_L)."""
         return np.asarray(self.derivative.error(self.o, self.y))

@@ -156,7 +156,7 @@ LABELS = (
     Row(OTHER_ROWS, "y is shifted by one sample", lambda c: np.roll(c.y, -1, axis=0)),
     Row(OTHER_ROWS, "y has its samples in reverse order", lambda c: c.y[::-1]),
     Row(kind("labels scaled to -1 and 1", "use y as it is, from 0 to 1"), "y stands for 2y - 1", lambda c: 2 * c.y - 1),
-    Row(COLUMN_OF_Y, "each output is held against every y: (m, 1) - (m,) is (m, m)",
+    Row(COLUMN_OF_Y, "y of every sample is taken from each output: (m, 1) - (m,) is (m, m)",
         lambda c: np.full_like(c.y, c.y.mean()), lambda c: c.n == 1 and c.m > 1),
 )  # fmt: skip
 """In the place of y, (m, n_L)."""

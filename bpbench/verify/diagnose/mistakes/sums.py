@@ -109,7 +109,7 @@ def _by_sample(c: Context) -> Array:
 
 
 def _plain_labels(c: Context) -> bool:
-    return c.last and not (c.squared and c.name == "softmax")
+    return c.last and c.of_difference and not (c.squared and c.name == "softmax")
 
 
 def _binary(c: Context) -> bool:
@@ -161,9 +161,9 @@ def _sides(c: Context) -> list[Array]:
 
 
 def _two_sides(weights: Array, c: Context) -> str:
-    bend = f" {weights[2]:+.4g} a" if abs(weights[2]) > 1e-6 else ""
+    third = f" {weights[2]:+.4g} a" if abs(weights[2]) > 1e-6 else ""
     low = 0.0 if abs(weights[1]) < 1e-9 else weights[1]
-    return f"f' is {weights[0]:.4g} above 0 and {low:.4g}{bend} below"
+    return f"f' is {weights[0]:.4g} above 0 and {low:.4g}{third} below"
 
 
 DELTAS = (
