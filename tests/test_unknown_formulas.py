@@ -70,5 +70,5 @@ def test_numpy_compiled_refuses_what_only_the_reference_has(monkeypatch):
 
 
 def test_the_shared_step_knows_no_other_optimizer():
-    with pytest.raises(Unsupported, match="no formula for optimizer '.*Lion'"):
+    with pytest.raises(Unsupported, match=r"no formula for optimizer '.*Lion'"):
         step(Lion(0.1), np.ones(2), (), np.sqrt, lambda beta: 1 - beta)
