@@ -129,10 +129,11 @@ def import_keras(engine: str) -> tuple[Any, Any]:
 
     running = keras.config.backend()
     if running != engine:
+        use = f"use keras:{running}, or " if running in ENGINES else ""
         raise UsageError(
             f"keras:{engine}: Keras already runs on {running!r} in this process, and a process "
-            f"has one engine only; use keras:{running}, or start another process for "
-            f"keras:{engine}, as the command line does"
+            f"has one engine only; {use}start another process for keras:{engine}, as the command "
+            "line does"
         )
     return keras, importlib.import_module(engine)
 
