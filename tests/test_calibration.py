@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -222,18 +224,23 @@ class Case(NamedTuple):
     cotangent: np.ndarray | None
     l2: float = 0.0
 
-    def errors(self, how, places, rounding=P):
-        """The errors of one computation and their allowed standard deviations, tensor by tensor."""
+    def errors(self, how, places, rounding=P, at_corners=False):
+        """The errors of one computation and their allowed standard deviations, tensor by tensor.
+
+        ``at_corners`` allows units near their corner to be on either side.
+        """
         with np.errstate(over="ignore"):
             allowed = tolerance(*self, "float32")
             found = dict(parts(backpropagation(*self, how)))
-        V = dict(parts(variance.variances(allowed.problem, rounding)))
+        near = allowed.near_corners(allowed.sigma) if at_corners else None
+        V = dict(parts(variance.variances(allowed.problem, rounding, near)))
         for place, true in parts(allowed.true):
             if place in places or place[0] in places:
                 yield difference(found[place], true), np.sqrt(V[place])
 
-    def ratio(self, seed, places, **how):
-        found = self.errors(Arithmetic(np.random.default_rng(seed), **how), places)
+    def ratio(self, seed, places, at_corners=False):
+        how = Arithmetic(np.random.default_rng(seed))
+        found = self.errors(how, places, at_corners=at_corners)
         return ratio(*zip(*found, strict=True))
 
 
@@ -327,11 +334,81 @@ def _activation(name, which):
     yield "-12 to 12", ratio([v - true[which] for v in found], [sigma] * len(found))
 
 
-def networks():
-    for name, sizes in itertools.product(FORMULAS, ((30, 20, 10), (8, 8, 8, 8, 8))):
-        given = case(sizes, hidden=name, output="identity")
-        drawn = given.ratio(1, {"a", "delta", "dW", "db", "input_gradient"})
-        yield f"{name}, {'-'.join(map(str, sizes))}", drawn
+NETWORKS = tuple(itertools.product((*FORMULAS, "relu"), ((30, 20, 10), (8, 8, 8, 8, 8))))
+SEEDS = range(4)
+NOISE = 1e-5
+
+
+@cache
+def drawn(name, sizes, seed):
+    """A network's problem, and the errors of one computation by tensor: nothing that is allowed."""
+    given = case(sizes, seed, hidden=name, output="identity")
+    allowed = tolerance(*given, "float32")
+    found = dict(parts(backpropagation(*given, Arithmetic(np.random.default_rng(seed)))))
+    errors = {place: difference(found[place], true) for place, true in parts(allowed.true)}
+    return allowed.problem, errors
+
+
+def networks(kind):
+    """The ratios of one kind of tensor, each layer's by itself."""
+
+    def measure():
+        for name, sizes in NETWORKS:
+            by_place = {}
+            for seed in SEEDS:
+                problem, errors = drawn(name, sizes, seed)
+                for place, V in parts(variance.variances(problem, P)):
+                    if place[0] == kind:
+                        by_place.setdefault(place[1], []).append((errors[place], np.sqrt(V)))
+            for layer, pairs in by_place.items():
+                where = "" if layer is None else f", layer {layer}"
+                network = f"{name}, {'-'.join(map(str, sizes))}"
+                yield f"{network}{where}", ratio(*zip(*pairs, strict=True))
+
+    return measure
+
+
+def errors_of_parameters(kind):
+    """Weights and biases that err already, in float64: what both passes and l2 make of it."""
+
+    def measure():
+        for l2 in (0.0, 0.5, 8.0):
+            pairs = []
+            for seed in range(100):
+                network, start, x, y, *rest = case(
+                    (6, 8, 8, 4), seed, rows=1, hidden="tanh", output="identity", l2=l2
+                )
+                rng = np.random.default_rng(1000 + seed)  # the weights are drawn by seed
+                W, b = start.astype(np.float64).W, start.astype(np.float64).b
+                noisy = Parameters(
+                    tuple(w + NOISE * rng.standard_normal(w.shape) for w in W),
+                    tuple(v + NOISE * rng.standard_normal(v.shape) for v in b),
+                )
+                x, y = x.astype(np.float64), y.astype(np.float64)
+                true, found = (
+                    backpropagation(network, p, x, y, *rest, Arithmetic(rng))
+                    for p in (Parameters(W, b), noisy)
+                )
+                carried = [[np.full(v.shape, NOISE**2) for v in values] for values in (W, b)]
+                sides = [z > 0 for z in true.z]
+                problem = variance.Problem(network, W, b, x, y, *rest, true, sides, *carried)
+                found, true = dict(parts(found)), dict(parts(true))
+                for place, V in parts(variance.variances(problem, precision("float64"))):
+                    if place[0] == kind:
+                        pairs.append((found[place] - true[place], np.sqrt(V)))
+            yield f"l2={l2}", ratio(*zip(*pairs, strict=True))
+
+    return measure
+
+
+def losses_of_networks():
+    """All activations at once: a loss is one number."""
+    pairs = []
+    for (name, sizes), seed in itertools.product(NETWORKS, SEEDS):
+        problem, errors = drawn(name, sizes, seed)
+        place = ("loss", None)
+        pairs.append((errors[place], np.sqrt(variance.variances(problem, P).loss)))
+    yield "all", ratio(*zip(*pairs, strict=True))
 
 
 def softmaxes():
@@ -340,10 +417,34 @@ def softmaxes():
         yield f"{width} wide, scale {scale}", given.ratio(0, {"a"})
 
 
+def softmax_deltas():
+    """With many inputs the errors of z count most, with one those of the products."""
+    for width, inputs in itertools.product((3, 30), (1, 200)):
+        given = case((inputs, width), rows=200, output="softmax")
+        rng = np.random.default_rng(width)
+        cotangent = rng.standard_normal((200, width)).astype(F)
+        yield f"half_squared_error, {inputs}-{width}", given.ratio(0, {"delta"})
+        given = given._replace(y=None, cotangent=cotangent)
+        yield f"cotangent, {inputs}-{width}", given.ratio(0, {"delta"})
+
+
+def corners():
+    """Sums that are 0, so that rounding decides which side of the corner they fall on."""
+    for name in ("relu", "leaky_relu"):
+        for n in (8, 80):
+            rng = np.random.default_rng(n)
+            W, x = rng.standard_normal((30, n // 2)), rng.standard_normal((40, n // 2))
+            network = MLP((n, 30, 4), hidden=name, output="identity", bias=False)
+            weights = (np.hstack([W, -W]).astype(F), rng.standard_normal((4, 30)).astype(F))
+            cotangent = rng.standard_normal((40, 4)).astype(F)
+            twice = np.hstack([x, x]).astype(F)
+            given = Case(network, Parameters(weights, ()), twice, None, cotangent)
+            yield f"{name}, {n} terms", given.ratio(n, {("delta", 0)}, at_corners=True)
+
+
 def output_errors():
     kinds = (
         ("half_squared_error", "identity"),
-        ("half_squared_error", "softmax"),
         ("binary_cross_entropy", "sigmoid"),
         ("cross_entropy", "softmax"),
     )
@@ -494,11 +595,12 @@ def rounding_of(name):
     return measure
 
 
-NOISE = 1e-5
+def noise_through(name, signal=None):
+    """Gradients that err independently, in float64: what the optimizer makes of their errors.
 
-
-def noise_through(name):
-    """Gradients that err independently, in float64: what the optimizer makes of their errors."""
+    They are about ±1 and their errors small, or as small as their errors, times ``signal``, where
+    it is given: then the errors decide on their signs.
+    """
 
     def measure():
         errors, sigma = [], []
@@ -510,7 +612,10 @@ def noise_through(name):
             noisy, plain = (Descent(optimizer, np.float64, rng) for _ in range(2))
             mean = rng.choice([-1, 1], 1000)
             for _ in range(STEPS):
-                g = mean * rng.uniform(0.5, 1.5, 1000)
+                if signal is None:
+                    g = mean * rng.uniform(0.5, 1.5, 1000)
+                else:
+                    g = signal * NOISE * rng.standard_normal(1000)
                 found = found - noisy.step(g + NOISE * rng.standard_normal(1000))
                 true = true - plain.step(g)
                 carried.step(g, np.full(1000, NOISE**2), true)
@@ -521,7 +626,7 @@ def noise_through(name):
     return measure
 
 
-def trainings_of(name, tensor):
+def trainings_of(name, tensor, l2=0.0):
     """Whole trainings, by Descent on gradients that are added up term by term."""
 
     def measure():
@@ -533,8 +638,8 @@ def trainings_of(name, tensor):
         for number, kind in enumerate(kinds):
             pairs = [
                 (error, sigma)
-                for seed in range(4)
-                for place, error, sigma in _training(name, seed, kind)
+                for seed in SEEDS
+                for place, error, sigma in _training(name, seed, kind, l2)
                 if place == tensor
             ]
             yield f"network {number}", ratio(*zip(*pairs, strict=True))
@@ -542,8 +647,9 @@ def trainings_of(name, tensor):
     return measure
 
 
-def _training(name, seed, kind):
-    optimizer = OPTIMIZERS[name](np.random.default_rng(seed))
+def _training(name, seed, kind, l2):
+    l2 = float(F(l2))
+    optimizer = replace(OPTIMIZERS[name](np.random.default_rng(seed)), l2=l2)
     network, parameters, x, y, *_ = case(seed=seed, rows=8 * STEPS, **kind)
     order = np.arange(8 * STEPS).reshape(STEPS, 8)
     expected = simulation.simulate(network, parameters, x, y, order, optimizer, "float32")
@@ -553,7 +659,7 @@ def _training(name, seed, kind):
     losses = []
     for rows in order:
         now = Parameters(tuple(values[: network.layers]), tuple(values[network.layers :]))
-        one = backpropagation(network, now, x[rows], y[rows], None, 0.0, how)
+        one = backpropagation(network, now, x[rows], y[rows], None, l2, how)
         losses.append(one.loss)
         gradients = (*one.gradients.W, *one.gradients.b)
         values = [v - d.step(g) for v, d, g in zip(values, descents, gradients, strict=True)]
@@ -589,6 +695,8 @@ LEADING_DIGITS = (
 )
 BRIDGE = f"{LEADING_DIGITS}; times 1.73, as partial sums on the way to a given sum vary less"
 LIBRARIES = "libraries differ by 4 u and more, where NumPy and SciPy err by less than 1 u"
+EXACT = "exact to first order, for one row"
+BETWEEN = "between products and activations, the more so the deeper"
 SAME_SIDE = "the margin for errors of steps that go to the same side, times what a step allows"
 
 TERMS = {
@@ -598,10 +706,14 @@ TERMS = {
     "bias sum": Term(bias_sums, 1.2, 3, BRIDGE),
     "l2 in the gradient": Term(decays, 1.5, 4.5, "l2 itself is rounded, by more or less"),
     "l2 in the loss": Term(losses_of_decay, 1, 3, LEADING_DIGITS),
+    "softmax's delta": Term(softmax_deltas, 1.2, 7, f"between products and exp; {LIBRARIES}"),
+    "corner": Term(
+        corners, 0.2, 0.8, "f' errs by 1 or not at all; a quarter is allowed: 8 sigmas are twice 1"
+    ),
     "softmax": Term(softmaxes, 1.3, 6, LIBRARIES),
     "output error": Term(output_errors, 2, 12, "formulas from logits differ, by up to u |z|"),
     "loss": Term(losses, 1, 3, LEADING_DIGITS),
-    "networks' tensors": Term(networks, 1.3, 7, "between products and activations"),
+    "networks' losses": Term(losses_of_networks, 1, 3, LEADING_DIGITS),
     "own runs' factor": Term(
         factors, 0.6, 4, "5/8 of the worst of twelve runs stands for one like them"
     ),
@@ -625,12 +737,29 @@ for name, (low, high) in {
     "bfloat16 throughout": (1.5, 6),
 }.items():
     TERMS[name] = Term(reduced(name), low, high, LEADING_DIGITS)
-for name, rounding, noise, weights, first in (
-    ("SGD", (2, 6), (0.9, 1.1), (7, 30), (4.5, 20)),
-    ("momentum", (1.2, 3.5), (0.9, 1.1), (7, 30), (4.5, 20)),
-    ("Nesterov", (1.2, 3.5), (0.9, 1.1), (7, 35), (4.5, 20)),
-    ("RMSProp", (1.6, 6), (1, 1.6), (10, 50), (4.5, 25)),
-    ("Adam", (4, 14), (2.2, 5), (16, 50), (2.7, 10)),
+for name, (low, high) in {
+    "z": (1.2, 7),
+    "a": (1.3, 8),
+    "delta": (1.5, 8),
+    "dW": (1.1, 8),
+    "db": (0.9, 8),
+    "input_gradient": (1.4, 7),
+}.items():
+    TERMS[f"networks' {name}"] = Term(networks(name), low, high, BETWEEN)
+for name in ("z", "a", "delta", "dW", "db", "input_gradient"):
+    TERMS[f"{name} by parameters that err"] = Term(errors_of_parameters(name), 0.85, 1.15, EXACT)
+TERMS["loss by parameters that err"] = Term(errors_of_parameters("loss"), 0.75, 1.35, EXACT)
+for name, (low, high) in {"RMSProp": (2, 8), "Adam": (3, 10)}.items():
+    for signal in (1, 10):
+        TERMS[f"{name}'s steps either way, signal {signal}"] = Term(
+            noise_through(name, signal), low, high, "a step that may go either way errs by twice it"
+        )
+for name, rounding, noise, weights, first, decaying in (
+    ("SGD", (2, 6), (0.9, 1.1), (7, 30), (4.5, 20), (4, 16)),
+    ("momentum", (1.2, 3.5), (0.9, 1.1), (7, 30), (4.5, 20), (4.5, 17)),
+    ("Nesterov", (1.2, 3.5), (0.9, 1.1), (7, 35), (4.5, 20), (5, 18)),
+    ("RMSProp", (1.6, 6), (1, 1.6), (10, 50), (4.5, 25), (2.5, 20)),
+    ("Adam", (4, 14), (2.2, 5), (16, 50), (2.7, 10), (2.1, 9)),
 ):
     TERMS[f"{name}'s rounding"] = Term(
         rounding_of(name), *rounding, "constants err alike in all entries, at most by u"
@@ -640,6 +769,9 @@ for name, rounding, noise, weights, first in (
     )
     TERMS[f"{name}'s weights"] = Term(trainings_of(name, "W"), *weights, SAME_SIDE)
     TERMS[f"{name}'s losses"] = Term(trainings_of(name, "losses"), *first, SAME_SIDE)
+    TERMS[f"{name}'s losses with l2"] = Term(
+        trainings_of(name, "losses", l2=0.1), *decaying, SAME_SIDE
+    )
 
 
 def ratios():
@@ -673,6 +805,73 @@ def times_function(name):
         monkeypatch.setattr(variance, name, lambda *args: times * function(*args))
 
     return mutate
+
+
+def times_errors_of_parameters(name):
+    """In what one function adds for them."""
+
+    def mutate(monkeypatch, times):
+        function = getattr(variance, name)
+
+        def mutated(problem, *args):
+            if problem.W_variance is None:
+                return function(problem, *args)
+            W, b = ([times * v for v in V] for V in (problem.W_variance, problem.b_variance))
+            return function(replace(problem, W_variance=W, b_variance=b), *args)
+
+        monkeypatch.setattr(variance, name, mutated)
+
+    return mutate
+
+
+def times_given_back(monkeypatch, times):
+    """The gradient that goes to the input, and nothing else."""
+    backward = variance._backward
+
+    def mutated(problem, layer, *args):
+        c, V = backward(problem, layer, *args)
+        return c, V if layer else times * V
+
+    monkeypatch.setattr(variance, "_backward", mutated)
+
+
+def times_bias_gradient(monkeypatch, times):
+    variances = variance.variances
+
+    def mutated(*args):
+        V = variances(*args)
+        b = tuple(times * v for v in V.gradients.b)
+        return replace(V, gradients=replace(V.gradients, b=b))
+
+    monkeypatch.setattr(variance, "variances", mutated)
+
+
+def times_corner(monkeypatch, times):
+    monkeypatch.setattr(variance, "CORNER_SIGMAS", variance.CORNER_SIGMAS / np.sqrt(times))
+
+
+def times_softmax_delta(part):
+    """One part of the variance of a_i (e_i - s): by a_i's errors, or by those of s."""
+
+    def mutate(monkeypatch, times):
+        row = ACTIVATIONS["softmax"]
+
+        def mutated(a, e, own, Va, Ve, p):
+            V = row.rows.delta(a, e, own, Va, Ve, p)
+            first = (e - (e * a).sum(axis=1, keepdims=True) + own * a) ** 2 * Va
+            return V + (times - 1) * (first if part == "a" else V - first - a**2 * Ve)
+
+        rows = replace(row.rows, delta=mutated)
+        monkeypatch.setitem(ACTIVATIONS, "softmax", replace(row, rows=rows))
+
+    return mutate
+
+
+def times_either_way(monkeypatch, times):
+    """The only minimum that is taken there goes into it, squared."""
+    mutated = SimpleNamespace(**vars(np))
+    mutated.minimum = lambda *args: np.sqrt(times) * np.minimum(*args)
+    monkeypatch.setattr(error_propagation, "np", mutated)
 
 
 def times_activation(field, name):
@@ -749,6 +948,45 @@ MUTATIONS = [
         for times in (10, 0.1)
     ),
     *((times_softmax, times, "softmax") for times in (10, 0.1)),
+    *(
+        (times_function(function), times, f"networks' {name}")
+        for function, name in (
+            ("_forward", "z"),
+            ("_through", "delta"),
+            ("_weight_gradient", "dW"),
+            ("_loss", "losses"),
+        )
+        for times in (100, 0.01)
+    ),
+    *((times_given_back, times, "networks' input_gradient") for times in (100, 0.01)),
+    *((times_bias_gradient, times, "networks' db") for times in (100, 0.01)),
+    *(
+        (times_softmax_delta(part), times, "softmax's delta")
+        for part in "as"
+        for times in (100, 0.01)
+    ),
+    *((times_corner, times, "corner") for times in (10, 0.1)),
+    *(
+        (times_errors_of_parameters(function), times, f"{name} by parameters that err")
+        for function, name in (
+            ("_forward", "z"),
+            ("_backward", "delta"),
+            ("_backward", "input_gradient"),
+            ("_weight_gradient", "dW"),
+            ("_loss", "loss"),
+        )
+        for times in (10, 0.1, 0)
+    ),
+    *(
+        (times_errors_of_parameters("_loss"), 1e4, f"{name}'s losses with l2")
+        for name in OPTIMIZERS
+    ),
+    *(
+        (times_either_way, times, f"{name}'s steps either way, signal {signal}")
+        for name in ("RMSProp", "Adam")
+        for signal in (1, 10)
+        for times in (100, 0.01)
+    ),
     *(
         (times_activation(field, name), times, f"{name}'s {field}")
         for field in ("value", "slope")
