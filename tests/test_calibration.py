@@ -368,35 +368,55 @@ def networks(kind):
     return measure
 
 
+def moved(given, seed, noise):
+    """The errors by parameters that err, in float64, and their standard deviations, by tensor."""
+    network, start, x, y, cotangent, l2 = given
+    rng = np.random.default_rng(1000 + seed)  # the weights are drawn by seed
+    W, b = ([v.astype(np.float64) for v in values] for values in (start.W, start.b))
+    err = [[noise * rng.standard_normal(v.shape) for v in values] for values in (W, b)]
+    noisy = Parameters(*(tuple(map(np.add, *pair)) for pair in zip((W, b), err, strict=True)))
+    data = [None if v is None else v.astype(np.float64) for v in (x, y, cotangent)]
+    true, found = (
+        backpropagation(network, values, *data, l2, Arithmetic(rng))
+        for values in (Parameters(tuple(W), tuple(b)), noisy)
+    )
+    carried = [[np.full(v.shape, noise**2) for v in values] for values in (W, b)]
+    sides = [z > 0 for z in true.z]
+    problem = variance.Problem(network, W, b, *data, l2, true, sides, *carried)
+    found, true = dict(parts(found)), dict(parts(true))
+    for place, V in parts(variance.variances(problem, precision("float64"))):
+        yield place, found[place] - true[place], np.sqrt(V)
+
+
 def errors_of_parameters(kind):
-    """Weights and biases that err already, in float64: what both passes and l2 make of it."""
+    """Weights and biases that err already: what both passes and l2 make of it."""
 
     def measure():
         for l2 in (0.0, 0.5, 8.0):
             pairs = []
             for seed in range(100):
-                network, start, x, y, *rest = case(
-                    (6, 8, 8, 4), seed, rows=1, hidden="tanh", output="identity", l2=l2
-                )
-                rng = np.random.default_rng(1000 + seed)  # the weights are drawn by seed
-                W, b = start.astype(np.float64).W, start.astype(np.float64).b
-                noisy = Parameters(
-                    tuple(w + NOISE * rng.standard_normal(w.shape) for w in W),
-                    tuple(v + NOISE * rng.standard_normal(v.shape) for v in b),
-                )
-                x, y = x.astype(np.float64), y.astype(np.float64)
-                true, found = (
-                    backpropagation(network, p, x, y, *rest, Arithmetic(rng))
-                    for p in (Parameters(W, b), noisy)
-                )
-                carried = [[np.full(v.shape, NOISE**2) for v in values] for values in (W, b)]
-                sides = [z > 0 for z in true.z]
-                problem = variance.Problem(network, W, b, x, y, *rest, true, sides, *carried)
-                found, true = dict(parts(found)), dict(parts(true))
-                for place, V in parts(variance.variances(problem, precision("float64"))):
-                    if place[0] == kind:
-                        pairs.append((found[place] - true[place], np.sqrt(V)))
+                given = case((6, 8, 8, 4), seed, rows=1, hidden="tanh", output="identity", l2=l2)
+                pairs += [pair for place, *pair in moved(given, seed, NOISE) if place[0] == kind]
             yield f"l2={l2}", ratio(*zip(*pairs, strict=True))
+
+    return measure
+
+
+LOWEST = {"silu": -1.2784645427610738, "gelu": -0.7517915246935645}
+"""Where f' is 0."""
+
+
+def second_order(kind):
+    """Where f' is 0, and the error that comes back as well: products of two errors remain."""
+
+    def measure():
+        for name, z in LOWEST.items():
+            n = 2000
+            W, b = (np.zeros((n, 1)), np.zeros((1, n))), (np.full(n, z), np.zeros(1))
+            network = MLP((1, n, 1), hidden=name, output="identity")
+            given = Case(network, Parameters(W, b), np.ones((1, 1)), None, np.ones((1, 1)))
+            found = [pair for place, *pair in moved(given, 0, 1e-3) if place == (kind, 0)]
+            yield name, ratio(*zip(*found, strict=True))
 
     return measure
 
@@ -428,18 +448,22 @@ def softmax_deltas():
         yield f"cotangent, {inputs}-{width}", given.ratio(0, {"delta"})
 
 
-def corners():
+def corners(kind):
     """Sums that are 0, so that rounding decides which side of the corner they fall on."""
-    for name in ("relu", "leaky_relu"):
-        for n in (8, 80):
-            rng = np.random.default_rng(n)
-            W, x = rng.standard_normal((30, n // 2)), rng.standard_normal((40, n // 2))
-            network = MLP((n, 30, 4), hidden=name, output="identity", bias=False)
-            weights = (np.hstack([W, -W]).astype(F), rng.standard_normal((4, 30)).astype(F))
-            cotangent = rng.standard_normal((40, 4)).astype(F)
-            twice = np.hstack([x, x]).astype(F)
-            given = Case(network, Parameters(weights, ()), twice, None, cotangent)
-            yield f"{name}, {n} terms", given.ratio(n, {("delta", 0)}, at_corners=True)
+
+    def measure():
+        for name in ("relu", "leaky_relu"):
+            for n in (8, 80):
+                rng = np.random.default_rng(n)
+                W, x = rng.standard_normal((30, n // 2)), rng.standard_normal((40, n // 2))
+                network = MLP((n, 30, 4), hidden=name, output="identity", bias=False)
+                weights = (np.hstack([W, -W]).astype(F), rng.standard_normal((4, 30)).astype(F))
+                cotangent = rng.standard_normal((40, 4)).astype(F)
+                twice = np.hstack([x, x]).astype(F)
+                given = Case(network, Parameters(weights, ()), twice, None, cotangent)
+                yield f"{name}, {n} terms", given.ratio(n, {(kind, 0)}, at_corners=True)
+
+    return measure
 
 
 def output_errors():
@@ -707,9 +731,17 @@ TERMS = {
     "l2 in the gradient": Term(decays, 1.5, 4.5, "l2 itself is rounded, by more or less"),
     "l2 in the loss": Term(losses_of_decay, 1, 3, LEADING_DIGITS),
     "softmax's delta": Term(softmax_deltas, 1.2, 7, f"between products and exp; {LIBRARIES}"),
-    "corner": Term(
-        corners, 0.2, 0.8, "f' errs by 1 or not at all; a quarter is allowed: 8 sigmas are twice 1"
+    "slope at a corner": Term(
+        corners("delta"),
+        0.2,
+        0.8,
+        "f' errs by 1 or not; a quarter is allowed: 8 sigmas are twice 1",
     ),
+    "value at a corner": Term(corners("a"), 1.5, 7, f"{BRIDGE}; times 1.41, half of them are 0"),
+    "value where f' is 0": Term(
+        second_order("a"), 0.7, 0.95, "0.82: z's error squared errs upward"
+    ),
+    "delta where f' is 0": Term(second_order("delta"), 0.85, 1.15, EXACT),
     "softmax": Term(softmaxes, 1.3, 6, LIBRARIES),
     "output error": Term(output_errors, 2, 12, "formulas from logits differ, by up to u |z|"),
     "loss": Term(losses, 1, 3, LEADING_DIGITS),
@@ -965,7 +997,15 @@ MUTATIONS = [
         for part in "as"
         for times in (100, 0.01)
     ),
-    *((times_corner, times, "corner") for times in (10, 0.1)),
+    *((times_corner, times, "slope at a corner") for times in (10, 0.1)),
+    *((times_function("_forward"), times, "value at a corner") for times in (100, 0.01)),
+    *((times_function("_through"), times, "delta where f' is 0") for times in (10, 0.1)),
+    *(
+        (times_activation("curvature", name), times, f"{what} where f' is 0")
+        for what in ("value", "delta")
+        for name in LOWEST
+        for times in (10, 0.1)
+    ),
     *(
         (times_errors_of_parameters(function), times, f"{name} by parameters that err")
         for function, name in (
