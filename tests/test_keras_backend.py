@@ -244,7 +244,7 @@ def test_what_keras_has_no_formula_for_is_refused(backend):
     given = initial_parameters(network)
     other = MLP((3, 4, 2), output="identity")
     object.__setattr__(other, "loss", "unheard_of_loss")
-    with pytest.raises(Unsupported, match=f"keras:{ENGINE} has no formula for loss 'absolute_err"):
+    with pytest.raises(Unsupported, match=f"keras:{ENGINE} has no formula for loss 'unheard_of"):
         backend.model(other, given)
     object.__setattr__(network, "hidden", "cubic")
     with pytest.raises(Unsupported, match=f"keras:{ENGINE} has no formula for activation 'cubic'"):
